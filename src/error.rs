@@ -1,0 +1,176 @@
+//! One error type for the whole package. Every variant names the thing that is wrong;
+//! [`Error::code`] is the stable name that JavaScript sees and [`Error::remedy`] says what to do.
+
+use std::fmt;
+
+/// `std::result::Result` with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong. Codes are part of the public contract: they are added, never renamed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// A field of `config.json` is missing, ill-typed or out of range.
+    #[error("config.json: {field}: {problem}")]
+    Config { field: String, problem: String },
+    /// The model needs something that this engine does not compute exactly.
+    #[error("unsupported model: {feature}: {detail}")]
+    Unsupported { feature: String, detail: String },
+    /// A file that the model cannot do without is not there.
+    #[error("{file} not found{}", if searched.is_empty() { String::new() } else { format!(" in {searched}") })]
+    FileNotFound { file: String, searched: String },
+    /// A weight file breaks its format or contradicts the configuration.
+    #[error("{file}: {problem}")]
+    Checkpoint { file: String, problem: String },
+    /// One tensor is missing, doubled, mis-shaped or holds values that f16 cannot.
+    #[error("tensor {name}: {problem}")]
+    Tensor { name: String, problem: String },
+    /// A tokenizer file is broken or of a kind that is not supported.
+    #[error("{file}: {problem}")]
+    Tokenizer { file: String, problem: String },
+    /// The chat template does not parse or failed on these messages.
+    #[error("chat template: {problem}")]
+    Template { problem: String },
+    /// A chat was asked of a model that ships no chat template.
+    #[error("model {model} has no chat template: it is a completion model")]
+    NoChatTemplate { model: String },
+    /// An option is unknown, ill-typed or out of range.
+    #[error("option {name}: {problem}")]
+    InvalidOption { name: String, problem: String },
+    /// The prompt does not fit into the KV cache.
+    #[error("the prompt has {tokens} tokens, the context holds {capacity}")]
+    ContextOverflow { tokens: usize, capacity: usize },
+    /// The network or the server failed, after retries.
+    #[error("{url}: {problem}")]
+    Network { url: String, problem: String },
+    /// The server asks for credentials or a licence that must be accepted first.
+    #[error("{url}: HTTP {status}: this model is gated")]
+    Gated { url: String, status: u16 },
+    /// Bytes are not what the manifest or the hub says they must be.
+    #[error("{file}, {piece}: expected {expected}, got {got}")]
+    Integrity { file: String, piece: String, expected: String, got: String },
+    /// The browser's storage quota is too small.
+    #[error("needs {} MB of storage, {} MB free", needed / 1_000_000, free / 1_000_000)]
+    Quota { needed: u64, free: u64 },
+    /// The browser's storage failed.
+    #[error("storage: {problem}")]
+    Storage { problem: String },
+    /// A stored model is being used by another tab or another object.
+    #[error("model {model} is in use")]
+    InUse { model: String },
+    /// WebGPU was asked for by name and cannot be had.
+    #[error("WebGPU is not available: {reason}")]
+    WebGpuUnavailable { reason: String },
+    /// The GPU could not allocate what the model needs.
+    #[error("out of GPU memory: {what} needs {bytes} bytes")]
+    GpuOutOfMemory { what: String, bytes: u64 },
+    /// The GPU device was lost (driver reset, sleep, another program).
+    #[error("the GPU device was lost: {reason}")]
+    DeviceLost { reason: String },
+    /// The GPU reported an error that is not one of the above.
+    #[error("GPU: {problem}")]
+    Gpu { problem: String },
+    /// The object was closed.
+    #[error("{what} is closed")]
+    Closed { what: &'static str },
+    /// Reading or writing a file failed (native command line only).
+    #[error("{path}: {problem}")]
+    Io { path: String, problem: String },
+    /// A broken promise of this package: please report it.
+    #[error("internal error: {problem}")]
+    Internal { problem: String },
+}
+
+impl Error {
+    /// The stable, kebab-case name of the error, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::Config { .. } => "invalid-config",
+            Error::Unsupported { .. } => "unsupported-model",
+            Error::FileNotFound { .. } => "file-not-found",
+            Error::Checkpoint { .. } => "invalid-checkpoint",
+            Error::Tensor { .. } => "invalid-tensor",
+            Error::Tokenizer { .. } => "invalid-tokenizer",
+            Error::Template { .. } => "chat-template",
+            Error::NoChatTemplate { .. } => "no-chat-template",
+            Error::InvalidOption { .. } => "invalid-option",
+            Error::ContextOverflow { .. } => "context-overflow",
+            Error::Network { .. } => "network",
+            Error::Gated { .. } => "gated-model",
+            Error::Integrity { .. } => "integrity",
+            Error::Quota { .. } => "quota-exceeded",
+            Error::Storage { .. } => "storage",
+            Error::InUse { .. } => "model-in-use",
+            Error::WebGpuUnavailable { .. } => "webgpu-unavailable",
+            Error::GpuOutOfMemory { .. } => "gpu-out-of-memory",
+            Error::DeviceLost { .. } => "device-lost",
+            Error::Gpu { .. } => "gpu-error",
+            Error::Closed { .. } => "closed",
+            Error::Io { .. } => "io",
+            Error::Internal { .. } => "internal",
+        }
+    }
+
+    /// What the reader of the message can do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Error::Config { .. } => {
+                "Check config.json against the model's original; it must be in Hugging Face layout."
+            }
+            Error::Unsupported { .. } => {
+                "Use a MobileLLM or LLaMA-architecture checkpoint without this feature; the README lists what runs."
+            }
+            Error::FileNotFound { .. } => {
+                "Check the model's address and that the folder holds a Hugging Face checkpoint."
+            }
+            Error::Checkpoint { .. } | Error::Tensor { .. } => {
+                "Download the file again or convert the checkpoint anew with `mobilellm convert`."
+            }
+            Error::Tokenizer { .. } => "Use the tokenizer.json or tokenizer.model that belongs to this checkpoint.",
+            Error::Template { .. } => "Check the messages' roles and the template in tokenizer_config.json.",
+            Error::NoChatTemplate { .. } => "Use generate() with a plain prompt, or pass a chatTemplate.",
+            Error::InvalidOption { .. } => "See the option's documentation for its name, type and range.",
+            Error::ContextOverflow { .. } => "Shorten the prompt or load the model with a larger contextLength.",
+            Error::Network { .. } => "Check the connection and the address; what was already downloaded is kept.",
+            Error::Gated { .. } => "Accept the model's licence on its page and pass an access token that may read it.",
+            Error::Integrity { .. } => "Load again; if it persists, the server's copy is damaged: try a mirror.",
+            Error::Quota { .. } => "Free some storage (models.list, models.delete) or load with cache: 'none'.",
+            Error::Storage { .. } => "Load with cache: 'none', or leave private browsing.",
+            Error::InUse { .. } => "Close the model in every tab first.",
+            Error::WebGpuUnavailable { .. } => "Load with device: 'auto' or 'cpu', or use a browser with WebGPU.",
+            Error::GpuOutOfMemory { .. } => "Use a smaller contextLength, dtype: 'q8' or device: 'cpu'.",
+            Error::DeviceLost { .. } => "Load the model again, or with device: 'cpu'.",
+            Error::Gpu { .. } => "Load with device: 'cpu' and report the message with your adapter's name.",
+            Error::Closed { .. } => "Load the model, or open a session, again.",
+            Error::Io { .. } => "Check the path and its permissions.",
+            Error::Internal { .. } => "Please report this message with the steps that led to it.",
+        }
+    }
+
+    pub(crate) fn config(field: &str, problem: impl fmt::Display) -> Self {
+        Error::Config { field: field.into(), problem: problem.to_string() }
+    }
+
+    pub(crate) fn unsupported(feature: &str, detail: impl fmt::Display) -> Self {
+        Error::Unsupported { feature: feature.into(), detail: detail.to_string() }
+    }
+
+    pub(crate) fn tensor(name: &str, problem: impl fmt::Display) -> Self {
+        Error::Tensor { name: name.into(), problem: problem.to_string() }
+    }
+
+    pub(crate) fn checkpoint(file: &str, problem: impl fmt::Display) -> Self {
+        Error::Checkpoint { file: file.into(), problem: problem.to_string() }
+    }
+
+    pub(crate) fn tokenizer(file: &str, problem: impl fmt::Display) -> Self {
+        Error::Tokenizer { file: file.into(), problem: problem.to_string() }
+    }
+
+    pub(crate) fn option(name: &str, problem: impl fmt::Display) -> Self {
+        Error::InvalidOption { name: name.into(), problem: problem.to_string() }
+    }
+
+    pub(crate) fn internal(problem: impl fmt::Display) -> Self {
+        Error::Internal { problem: problem.to_string() }
+    }
+}

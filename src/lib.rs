@@ -1,0 +1,4 @@
+//! MobileLLM in a web browser.
+pub mod config;
+pub mod error;
+pub mod weights;
