@@ -1,4 +1,7 @@
 //! MobileLLM in a web browser.
+pub mod backend;
 pub mod config;
 pub mod error;
+pub mod model;
+pub mod sampler;
 pub mod weights;
