@@ -28,9 +28,9 @@ pub trait Bytes {
     }
 }
 
-impl Bytes for [u8] {
+impl Bytes for Vec<u8> {
     fn len(&self) -> usize {
-        self.len()
+        Vec::len(self)
     }
 
     fn read(&self, offset: usize, out: &mut [u8]) {
