@@ -146,9 +146,11 @@ pub struct Generation<B: Backend> {
     limit: usize,
     limit_reason: FinishReason,
     tickets: VecDeque<B::Ticket>,
-    /// Ids chosen, read or not.
+    /// Ids of the answer that `prompt` ends with, after a replay.
+    replayed: usize,
+    /// Ids chosen since, read or not.
     chosen: usize,
-    /// Passes run for chosen ids: that many of them have keys and values.
+    /// Passes run for those: that many of them have keys and values.
     passes: usize,
     answer: Vec<u32>,
     finished: Option<FinishReason>,
@@ -191,6 +193,7 @@ impl<B: Backend> Generation<B> {
             limit: room.min(wanted),
             limit_reason: if wanted <= room { FinishReason::Length } else { FinishReason::Context },
             tickets: VecDeque::new(),
+            replayed: 0,
             chosen: 0,
             passes: 0,
             answer: Vec::new(),
@@ -220,7 +223,7 @@ impl<B: Backend> Generation<B> {
             return Ok(self.finish(session, self.limit_reason));
         }
         let ahead = if self.keep_logits { 1 } else { model.backend().in_flight() };
-        while self.tickets.len() < ahead && self.chosen < self.limit {
+        while self.tickets.len() < ahead && self.replayed + self.chosen < self.limit {
             if self.chosen > 0 {
                 model.forward(&mut session.cache, Input::Chosen, self.prompt.len() + self.passes, 0..1)?;
                 self.passes += 1;
@@ -244,25 +247,36 @@ impl<B: Backend> Generation<B> {
         Step::Done(*self.finished.get_or_insert(reason))
     }
 
+    /// Forgets what was on the device: the next pulls compute prompt and answer so far anew, on an empty session,
+    /// and go on where the answer was.
+    pub fn replay(&mut self) {
+        self.prompt.extend_from_slice(&self.answer[self.replayed..]);
+        self.replayed = self.answer.len();
+        self.tickets.clear();
+        self.chosen = 0;
+        self.passes = 0;
+    }
+
     fn prefill(&mut self, model: &mut Model<B>, session: &mut Session<B>) -> Result<Step> {
         let done = session.tokens.len();
         let rows = (self.prompt.len() - done).min(model.backend().max_rows());
         let batch = &self.prompt[done..done + rows];
         let last = done + rows == self.prompt.len();
         if last {
-            model.backend().begin_sampling(&self.sampling, &self.prompt)?;
+            let (prompt, answer) = self.prompt.split_at(self.prompt.len() - self.replayed);
+            model.backend().begin_sampling(&self.sampling, prompt, answer)?;
         }
         let logits = if last { rows - 1..rows } else { 0..0 };
         model.forward(&mut session.cache, Input::Tokens(batch), done, logits)?;
         session.tokens.extend_from_slice(batch);
-        if last && self.limit > 0 {
+        if last && self.replayed < self.limit {
             self.choose(model)?;
         }
         Ok(Step::Prefill { done: done + rows, total: self.prompt.len() })
     }
 
     fn choose(&mut self, model: &mut Model<B>) -> Result<()> {
-        let ticket = model.backend().choose(self.sampling.uniform(self.chosen as u64))?;
+        let ticket = model.backend().choose(self.sampling.uniform((self.replayed + self.chosen) as u64))?;
         self.tickets.push_back(ticket);
         self.chosen += 1;
         Ok(())
@@ -272,7 +286,7 @@ impl<B: Backend> Generation<B> {
     fn remember(&self, session: &mut Session<B>) {
         if session.tokens.len() >= self.prompt.len() {
             session.tokens.truncate(self.prompt.len());
-            session.tokens.extend(self.answer.iter().take(self.passes));
+            session.tokens.extend(self.answer[self.replayed..].iter().take(self.passes));
         }
     }
 }
