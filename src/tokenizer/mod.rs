@@ -25,14 +25,14 @@ use crate::error::{Error, Result};
 use decoder::{Kind, Pieces, Recipe, Rule};
 use sentencepiece::SentencePiece;
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use std::fmt;
 use std::sync::Arc;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::{
-    AddedToken, AddedVocabulary, Model, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential,
-    OffsetType, PreTokenizer,
+    AddedToken, AddedVocabulary, Model, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper,
+    OffsetReferential, OffsetType, PreTokenizer,
 };
 
 /// Largest vocabulary that is accepted, in tokens; four times that of any model known today.
@@ -220,7 +220,8 @@ impl Tokenizer {
     /// The pipeline of `tokenizers::Tokenizer::encode`, with a choice of added tokens. `stand_ins` are put back after
     /// control tokens were sought: (stand-in, character).
     fn ids(&self, text: &str, added: &AddedVocabulary, stand_ins: &[(char, char)]) -> Result<Vec<u32>> {
-        let failed = |e| Error::tokenizer(if self.sentencepiece.is_some() { "tokenizer.model" } else { "tokenizer.json" }, e);
+        let failed =
+            |e| Error::tokenizer(if self.sentencepiece.is_some() { "tokenizer.model" } else { "tokenizer.json" }, e);
         let mut split = added.extract_and_normalize(Some(&Segment { tokenizer: self, stand_ins }), text);
         if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
             pre_tokenizer.pre_tokenize(&mut split).map_err(failed)?;
@@ -240,7 +241,9 @@ struct Segment<'a> {
 impl Normalizer for Segment<'_> {
     fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
         if !self.stand_ins.is_empty() {
-            text.map(|c| self.stand_ins.iter().find(|(stand_in, _)| *stand_in == c).map_or(c, |(_, original)| *original));
+            text.map(|c| {
+                self.stand_ins.iter().find(|(stand_in, _)| *stand_in == c).map_or(c, |(_, original)| *original)
+            });
         }
         match self.tokenizer.sentencepiece {
             Some(dummy_prefix) if !text.is_empty() => {
@@ -322,6 +325,12 @@ impl<'de> Deserialize<'de> for HighestId {
                     highest = highest.max(id);
                 }
                 Ok(HighestId(highest))
+            }
+
+            /// Models other than BPE, which are refused by their type.
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<HighestId, A::Error> {
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(HighestId(0))
             }
         }
         deserializer.deserialize_any(Highest)
