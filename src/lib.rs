@@ -1,9 +1,11 @@
 //! MobileLLM in a web browser.
 pub mod backend;
 pub mod config;
+pub mod conformance;
 pub mod error;
 pub mod model;
 pub mod sampler;
 pub mod session;
 pub mod stop;
+pub mod synthetic;
 pub mod weights;
