@@ -101,6 +101,19 @@ impl Cpu {
         }
     }
 
+    /// The leader of `count` threads of this process. The others end with it.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn with_threads(config: &Config, count: usize) -> Self {
+        let mut team = Threads::team(count, Self::exchange_words(config)).into_iter().enumerate();
+        let leader = team.next().map_or(Box::new(Solo) as Box<dyn Exchange>, |(_, exchange)| Box::new(exchange));
+        for (rank, exchange) in team {
+            let config = config.clone();
+            // A follower's failure is told to the leader, whose next command returns it.
+            std::thread::spawn(move || Rank::new(&config, Shard { rank, count }, Box::new(exchange)).follow());
+        }
+        Self::lead(config, Shard { rank: 0, count }, leader)
+    }
+
     /// Words that an [`Exchange`] must be able to carry for this model.
     pub fn exchange_words(config: &Config) -> usize {
         let widest = config.hidden_size.max(config.intermediate_size).max(config.attention_width());
