@@ -1,6 +1,7 @@
 //! MobileLLM in a web browser.
 pub mod backend;
 pub mod config;
+pub mod engine;
 pub mod conformance;
 pub mod error;
 pub mod model;
@@ -8,4 +9,6 @@ pub mod sampler;
 pub mod session;
 pub mod stop;
 pub mod synthetic;
+pub mod text;
+pub mod tokenizer;
 pub mod weights;
