@@ -115,26 +115,22 @@ impl Tokenizer {
     pub fn from_sentencepiece(bytes: &[u8]) -> Result<Self> {
         let file = SentencePiece::parse(bytes)?;
         let mut pieces = Pieces::new(Rule::ByteFallback { strip: usize::from(file.dummy_prefix) });
-        let mut added = Vec::new();
-        for piece in &file.pieces {
-            match piece.kind {
-                sentencepiece::Kind::Control => {
-                    added.push(AddedToken::from(&piece.text, true).normalized(false));
-                    pieces.push(Kind::Control, piece.text.as_bytes());
-                }
-                sentencepiece::Kind::Unknown => pieces.push(Kind::Literal, file.unknown_surface.as_bytes()),
-                sentencepiece::Kind::Byte(byte) => pieces.push(Kind::Byte, &[byte]),
-                kind => {
-                    if kind == sentencepiece::Kind::UserDefined {
-                        // Sought in the normalized text, as SentencePiece does.
-                        added.push(AddedToken::from(&piece.text, false).normalized(true));
-                    }
-                    pieces.push(Kind::Text, piece.text.replace('▁', " ").as_bytes());
-                }
+        let (mut added, mut names) = (Vec::new(), Vocab::new());
+        for (piece, id) in file.pieces.iter().zip(0..) {
+            let (kind, bytes) = match piece.kind {
+                sentencepiece::Kind::Unknown => (Kind::Literal, file.unknown_surface.clone().into_bytes()),
+                sentencepiece::Kind::Byte(byte) => (Kind::Byte, vec![byte]),
+                sentencepiece::Kind::Control => (Kind::Control, piece.text.clone().into_bytes()),
+                _ => (Kind::Text, piece.text.replace('▁', " ").into_bytes()),
+            };
+            pieces.push(kind, &bytes);
+            if matches!(piece.kind, sentencepiece::Kind::Control | sentencepiece::Kind::UserDefined) {
+                // Like SentencePiece, seek user-defined symbols in the normalized text.
+                added.push(AddedToken::from(&piece.text, kind == Kind::Control).normalized(kind != Kind::Control));
+                names.insert(piece.text.clone(), id);
             }
         }
-        let ids: Vocab = file.pieces.iter().zip(0..).map(|(piece, id)| (piece.text.clone(), id)).collect();
-        let names = BPE::builder().vocab_and_merges(ids, Vec::new()).build();
+        let names = BPE::builder().vocab_and_merges(names, Vec::new()).build();
         let names = names.map_err(|e| Error::tokenizer("tokenizer.model", e))?;
         let mut control = AddedVocabulary::new();
         control.add_tokens(&added, &names, None::<&NormalizerWrapper>);
