@@ -1,0 +1,4 @@
+import { installShell } from './pkg/sw-helper.js';
+import { shell } from './shell.js';
+
+installShell(self, shell);
