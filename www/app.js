@@ -9,7 +9,7 @@ import { startClock } from './clock.js';
 import { completionView } from './completion.js';
 import { MobileLLM } from './engine.js';
 import { explain } from './format.js';
-import { adapterName, DEMO, Models, modelsPanel, progressView } from './models.js';
+import { DEMO, Models, modelsPanel, progressView } from './models.js';
 import { thingsPanel } from './panel.js';
 import { offerThreads, registerShell } from './pwa.js';
 import { settingsPanel } from './settings.js';
@@ -66,7 +66,7 @@ async function main() {
     const { llm, source } = models;
     if (source && source.kind !== 'files') void store.set('source', { ...source, token: undefined });
     await settings.use(models.isDemo ? 'demo' : 'other');
-    const chats = await hasChat(llm);
+    const { chat: chats } = llm.info;
     $('#chat-view').hidden = !chats;
     $('#completion-view').hidden = chats;
     $('#clear-button').hidden = !chats;
@@ -77,9 +77,9 @@ async function main() {
     if (llm.info.device === 'cpu' && llm.info.threads === 1) void offerThreads();
   });
   models.addEventListener('device', (e) => {
-    const { type, reason } = /** @type {CustomEvent} */ (e).detail;
-    const titles = { fallback: 'Running on the CPU instead', devicelost: 'The graphics device was lost', restored: 'The graphics device is back' };
-    toast(/** @type {any} */ (titles)[type], { detail: reason });
+    const { type, message } = /** @type {CustomEvent} */ (e).detail;
+    const titles = { fallback: 'Running elsewhere now', devicelost: 'The graphics device was lost', restored: 'The graphics device is back', warning: 'Note' };
+    toast(/** @type {any} */ (titles)[type], { detail: message });
   });
 
   void registerShell();
@@ -97,17 +97,6 @@ async function start(models, panel, store) {
   await models.load(DEMO);
 }
 
-/** @param {any} llm */
-async function hasChat(llm) {
-  try {
-    (await llm.session({})).close();
-    return true;
-  } catch (error) {
-    if (explain(error).code === 'no-chat-template') return false;
-    throw error;
-  }
-}
-
 /** @param {Models} models */
 function emptyText(models) {
   const info = models.llm?.info;
@@ -123,12 +112,13 @@ function header(models, panel, chat) {
     const { llm, state, pending, source, progress } = models;
     const percent = progress?.totalBytes ? ` ${Math.floor((100 * progress.loadedBytes) / progress.totalBytes)} %` : '';
     const device = llm && (llm.info.device === 'webgpu' ? 'WebGPU' : 'CPU');
-    $('#model-chip').textContent = state === 'loading' ? `Loading${percent}` : state === 'failed' ? 'Could not load' : state === 'paused' ? 'Paused' : source ? `${source.name} · ${device}` : 'No model';
+    $('#model-chip').textContent = state === 'loading' ? `Loading${percent}` : state === 'failed' ? 'Could not load' : state === 'paused' ? 'Paused' : (source?.name ?? 'No model');
+    $('#device-chip').textContent = state === 'idle' && device ? device : '';
     const button = $('#model-button');
     button.dataset.state = state === 'idle' ? (llm ? 'ready' : 'none') : state;
-    button.title = llm && state === 'idle' ? [`${source?.name} on ${device}`, llm.info.adapter && adapterName(llm.info.adapter), llm.info.reason].filter(Boolean).join('\n') : (pending?.name ?? 'Choose a model');
+    button.title = llm && state === 'idle' ? [`${source?.name} on ${device}`, llm.info.adapter, llm.info.reason].filter(Boolean).join('\n') : (pending?.name ?? 'Choose a model');
     $('#send').disabled = !llm;
-    $('#prompt').placeholder = llm ? (models.isDemo ? 'Ask for a timer, a list, a sum …' : 'Write a message') : state === 'loading' ? 'The model is loading; you can already type' : 'Load a model first';
+    $('#prompt').placeholder = llm ? (models.isDemo ? 'Ask for a timer, a list, a sum …' : 'Write a message') : state === 'loading' ? 'The model is loading …' : 'Load a model first';
   };
   for (const event of ['state', 'progress', 'model']) models.addEventListener(event, paint);
   paint();

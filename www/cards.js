@@ -13,13 +13,13 @@ const iconFor = (/** @type {string} */ name) => String(ICONS.find(([pattern]) =>
 export const titleOf = (/** @type {string} */ name) => name.replaceAll('_', ' ').replace(/^./, (c) => c.toUpperCase());
 
 /** Repaints once a second what shows running time. @type {Set<() => boolean>} */
-const live = new Set();
-setInterval(() => live.forEach((paint) => paint() || live.delete(paint)), 1000);
+const ticking = new Set();
+setInterval(() => ticking.forEach((paint) => paint() || ticking.delete(paint)), 1000);
 /** @param {Node} node @param {() => void} paint */
 export function everySecond(node, paint) {
   paint();
   let shown = false;
-  live.add(() => {
+  ticking.add(() => {
     // Not yet in the document the first time is fine, gone from it afterwards is the end.
     if (node.isConnected) shown = true;
     else if (shown) return false;
@@ -42,16 +42,16 @@ export function card(call, things, { undo }) {
   const el = h('section', { class: `card ${status.toLowerCase()}`, 'aria-label': `${titleOf(call.name)}: ${status}` });
   const args = Object.entries(call.arguments ?? {});
   const answer = call.ok ? Object.entries(call.result).filter(([k]) => k !== 'ok') : [];
-  const dynamic = h('div', { class: 'card-live' });
+  const [live, control] = [h('div', { class: 'card-live' }), h('span')];
 
   el.append(
-    h('header', {}, icon(iconFor(call.name)), h('h3', {}, titleOf(call.name)), h('span', { class: 'status' }, status)),
+    h('header', {}, icon(iconFor(call.name)), h('h3', {}, titleOf(call.name)), control, h('span', { class: 'status' }, status)),
     args.length ? h('dl', { class: 'args' }, ...args.map(([k, v]) => h('div', {}, h('dt', {}, k), h('dd', {}, String(v))))) : '',
     ...answer.map(([, v]) => Array.isArray(v)
       ? v.length ? h('ul', { class: 'items' }, ...v.map((i) => h('li', {}, String(i)))) : h('p', { class: 'hint' }, 'Nothing there.')
       : h('p', { class: 'value' }, String(v))),
     call.ok === false ? h('p', { class: 'field-error' }, `${call.result.error}${call.note ? `: ${call.note}` : ''}`) : call.note ? h('p', { class: 'hint' }, call.note) : '',
-    dynamic,
+    live,
     h('details', {}, h('summary', {}, 'Call and result'), h('pre', { tabIndex: 0 }, `${JSON.stringify({ name: call.name, arguments: call.arguments })}\n${pending ? '…' : JSON.stringify(call.result)}`)),
   );
 
@@ -60,10 +60,9 @@ export function card(call, things, { undo }) {
     const paint = () => {
       const now = things.get(last.id);
       const untouched = JSON.stringify(now) === JSON.stringify(last.after);
-      dynamic.replaceChildren(
-        untouched && last.after && ['timer', 'stopwatch'].includes(last.after.kind) ? runningTime(last.after) : '',
-        untouched ? iconButton('undo', 'Undo', undo, last.before ? 'Undo' : last.after?.kind === 'timer' ? 'Cancel timer' : 'Undo') : h('span', { class: 'hint' }, last.after && !now ? 'No longer set.' : ''),
-      );
+      const running = untouched && last.after && ['timer', 'stopwatch'].includes(last.after.kind);
+      live.replaceChildren(running ? runningTime(/** @type {any} */ (last.after)) : '');
+      control.replaceChildren(untouched ? iconButton('undo', 'Undo', undo, running && !last.before ? 'Cancel' : 'Undo') : '');
     };
     paint();
     const onChange = () => (el.isConnected ? paint() : things.removeEventListener('change', onChange));

@@ -1,13 +1,13 @@
 // @ts-check
 import { $, announce, h, icon, iconButton, toast } from './dom.js';
 import { card, titleOf } from './cards.js';
-import { explain, isAbort, runFacts } from './format.js';
+import { explain, runFacts } from './format.js';
 import { markdown } from './markdown.js';
+import { toMessages, toolMessages } from './conversation.js';
 
 /**
- * One message of the user with all that answered it. A step is one run of the model: text, or calls that the page did before the next step.
- * @typedef {{ text: string, calls: import('./cards.js').CallState[] }} Step
- * @typedef {{ user: string, steps: Step[], runs: any[], finish?: string, error?: ReturnType<typeof explain>, warmth?: number }} Turn
+ * @typedef {import('./conversation.js').Turn} Turn
+ * @typedef {import('./conversation.js').Step} Step
  */
 
 /** A model that calls and calls is stopped here. */
@@ -17,24 +17,13 @@ const FULL = 0.8;
 /** Greedy decoding would give the same answer again. */
 const REGENERATE_TEMPERATURE = 0.8;
 
-/** @param {Turn[]} turns @returns {any[]} the conversation as the library takes it */
-export function toMessages(turns) {
-  return turns.flatMap(({ user, steps }) => [
-    { role: 'user', content: user },
-    ...steps.flatMap(({ text, calls }) => (calls.length
-      ? [{ role: 'assistant', content: text, toolCalls: calls.map((c) => ({ name: c.name, arguments: c.arguments })) }, ...toolMessages(calls)]
-      : text ? [{ role: 'assistant', content: text }] : [])),
-  ]);
-}
-const toolMessages = (/** @type {import('./cards.js').CallState[]} */ calls) =>
-  calls.map((c) => ({ role: 'tool', content: JSON.stringify(c.result ?? { ok: false, error: 'stopped' }) }));
-
 export class Chat {
   /** @type {Turn[]} */ turns = [];
   /** Turns before this one are no longer shown to the model. */ #from = 0;
   /** @type {any} */ #session = null;
   /** How many turns the session has seen. */ #seen = 0;
-  /** @type {AbortController | null} */ #abort = null;
+  /** Length of the session's messages before each turn, to go back to. @type {Map<Turn, number>} */ #marks = new Map();
+  /** The reply in progress. @type {{ run: any, stopped: boolean } | null} */ #current = null;
   /** @type {Promise<void>} */ #running = Promise.resolve();
   /** @type {Map<Turn, HTMLElement>} */ #views = new Map();
   #dirty = false;
@@ -50,7 +39,7 @@ export class Chat {
   }
 
   get busy() {
-    return this.#abort !== null;
+    return this.#current !== null;
   }
 
   /** Shows the conversation kept for the loaded model; a new device or a new system prompt keeps it too. */
@@ -66,7 +55,10 @@ export class Chat {
 
   /** Ends the running reply; what was said so far stays. */
   async stop() {
-    this.#abort?.abort();
+    if (this.#current) {
+      this.#current.stopped = true;
+      this.#current.run?.stop();
+    }
     await this.#running;
   }
 
@@ -138,6 +130,7 @@ export class Chat {
     this.#session?.close();
     this.#session = null;
     this.#seen = 0;
+    this.#marks.clear();
   }
 
   /** Takes a turn and all after it out of the conversation, with what their calls did. @param {Turn} turn */
@@ -151,8 +144,13 @@ export class Chat {
     const undone = gone.flatMap((t) => t.steps).flatMap((s) => s.calls).reverse()
       .reduce((n, c) => n + (c.changes && !c.undone ? this.#deps.things.undo(c.changes) : 0), 0);
     if (undone) toast('Took back what the replaced reply had done', { detail: `${undone} change${undone === 1 ? '' : 's'} undone.` });
-    this.#from = Math.min(this.#from, this.turns.length);
-    this.#drop();
+    if (at < this.#from) this.#from = 0;
+    const mark = this.#marks.get(turn);
+    if (this.#session && mark !== undefined) {
+      this.#session.truncate(mark);
+      this.#seen = at;
+    } else this.#drop();
+    this.#markForgotten();
   }
 
   /** @param {Turn} turn */
@@ -163,43 +161,43 @@ export class Chat {
   /** @param {Turn} turn */
   async #run(turn) {
     const { settings, models } = this.#deps;
-    this.#abort = new AbortController();
-    const { signal } = this.#abort;
+    const current = (this.#current = { run: /** @type {any} */ (null), stopped: false });
     Object.assign(turn, { steps: [], runs: [], finish: undefined, error: undefined });
     this.#busy(true);
     try {
       const session = await this.#open(turn);
       let input = /** @type {any} */ (turn.user);
-      for (let i = 0; i < MAX_STEPS; i += 1) {
+      this.#marks.set(turn, session.messages.length);
+      for (let i = 0; i < MAX_STEPS && !current.stopped; i += 1) {
         /** @type {Step} */
         const step = { text: '', calls: [] };
         turn.steps.push(step);
-        const options = { ...settings.sampling(), ...(turn.warmth === undefined ? {} : { temperature: turn.warmth }), signal };
-        const run = session.send(input, options);
+        const options = { ...settings.sampling(), ...(turn.warmth === undefined ? {} : { temperature: turn.warmth }) };
+        const run = (current.run = session.send(input, options));
         for await (const chunk of run) {
           step.text += chunk.text;
           this.#paintSoon(turn);
         }
         const result = await run.result;
-        step.text = result.text;
+        // What was left of a call when it was stopped is no text to show.
+        if (result.finishReason !== 'abort') step.text = result.text;
         turn.runs.push({ usage: result.usage, timings: result.timings });
         turn.finish = result.finishReason;
         step.calls = (result.toolCalls ?? []).map((/** @type {any} */ c) => ({ name: c.name, arguments: c.arguments }));
         if (step.calls.length === 0) break;
         for (const call of step.calls) Object.assign(call, this.#deps.perform(call));
         this.#paintSoon(turn);
-        if (turn.finish === 'abort') break;
         input = toolMessages(step.calls);
       }
+      if (current.stopped) turn.finish = 'abort';
       this.#seen = this.turns.indexOf(turn) + 1;
       if (turn.finish === 'context') this.#forgetHalf();
     } catch (error) {
       this.#drop();
-      if (isAbort(error)) turn.finish = 'abort';
-      else turn.error = explain(error);
-      if (turn.error?.code === 'context-overflow') this.#forgetHalf();
+      turn.error = explain(error);
+      if (turn.error.code === 'context-overflow') this.#forgetHalf();
     } finally {
-      this.#abort = null;
+      this.#current = null;
       turn.steps = turn.steps.filter((s) => s.text || s.calls.length);
       this.#busy(false);
       this.#paint(turn);
@@ -234,7 +232,7 @@ export class Chat {
   }
 
   #used() {
-    return this.#session?.contextUsage ?? 0;
+    return this.#session?.contextUsage.used ?? 0;
   }
 
   #meter() {
@@ -305,7 +303,7 @@ export class Chat {
     const focused = view.contains(document.activeElement);
     const stick = atBottom();
     const text = turn.steps.map((s) => s.text).filter(Boolean).join('\n\n');
-    const cut = { length: 'Cut at the longest reply set in the settings.', context: 'Cut: the context is full. The next reply starts with the newer half of the conversation.', abort: 'Stopped.' }[turn.finish ?? ''];
+    const cut = { length: 'Cut at the longest reply set in the settings.', context: 'Cut: the context is full. The next reply sees only the newer half of the conversation.', abort: 'Stopped.' }[turn.finish ?? ''];
     const facts = [...runFacts(turn.runs), turn.warmth !== undefined && `temperature ${turn.warmth}`].filter(Boolean);
 
     view.replaceChildren(
@@ -326,7 +324,7 @@ export class Chat {
           iconButton('retry', turn.error ? 'Try again' : 'Regenerate', () => this.regenerate(turn)),
           facts.length > 0 && h('span', { class: 'facts' }, facts.join(' · ')))),
     );
-    if (this.busy) for (const button of view.querySelectorAll('.turn-actions button')) button.disabled = true;
+    if (this.busy) for (const button of view.querySelectorAll('.turn-actions button')) /** @type {HTMLButtonElement} */ (button).disabled = true;
     if (focused && !view.contains(document.activeElement)) $('#prompt').focus();
     if (stick) scrollDown();
   }

@@ -60,6 +60,6 @@ export function startClock(things, ring) {
 /** @param {Thing} t */
 function texts(t) {
   if (t.kind === 'timer') return { title: t.label ? `Timer: ${t.label}` : 'Timer', text: 'Time is up.' };
-  if (t.kind === 'alarm') return { title: t.label ? `Alarm: ${t.label}` : 'Alarm', text: `It is ${clock(t.time)}.` };
+  if (t.kind === 'alarm') return { title: t.label ? `Alarm: ${t.label}` : 'Alarm', text: `It is ${clock(/** @type {string} */ (t.time))}.` };
   return { title: 'Reminder', text: t.text };
 }

@@ -1,6 +1,6 @@
 // @ts-check
 import { $, announce, toast } from './dom.js';
-import { explain, isAbort, runFacts } from './format.js';
+import { explain, runFacts } from './format.js';
 
 /** The view for a model without a chat template: one sheet of text that the model continues. @param {{ models: import('./models.js').Models, store: import('./store.js').Store, settings: any }} deps */
 export function completionView({ models, store, settings }) {
@@ -9,35 +9,32 @@ export function completionView({ models, store, settings }) {
   const stop = $('#stop-completion');
   const back = $('#take-back');
   const facts = $('#completion-facts');
-  /** @type {AbortController | null} */ let abort = null;
+  /** @type {any} */ let running = null;
   /** @type {string | null} */ let before = null;
   const key = () => `sheet:${models.id}`;
   const save = () => void store.set(key(), sheet.value);
 
   async function run() {
-    if (!models.llm || abort) return;
-    abort = new AbortController();
+    if (!models.llm || running) return;
     before = sheet.value;
     busy(true);
     facts.textContent = '';
     try {
       const { system: _, ...options } = settings.sampling();
-      const run = models.llm.generate(before, { ...options, signal: abort.signal });
-      for await (const { text } of run) {
+      running = models.llm.generate(before, options);
+      for await (const { text } of running) {
         sheet.value += text;
         sheet.scrollTop = sheet.scrollHeight;
       }
-      const result = await run.result;
+      const result = await running.result;
       sheet.value = before + result.text;
       facts.textContent = runFacts([result]).join(' · ');
       announce(`Text continued: ${result.text}`);
     } catch (error) {
-      if (!isAbort(error)) {
-        const { message, remedy } = explain(error);
-        toast(message, { kind: 'error', detail: remedy });
-      }
+      const { message, remedy } = explain(error);
+      toast(message, { kind: 'error', detail: remedy });
     } finally {
-      abort = null;
+      running = null;
       busy(false);
       save();
     }
@@ -52,7 +49,7 @@ export function completionView({ models, store, settings }) {
   }
 
   go.addEventListener('click', run);
-  stop.addEventListener('click', () => abort?.abort());
+  stop.addEventListener('click', () => running?.stop());
   back.addEventListener('click', () => {
     if (before === null) return;
     sheet.value = before;
@@ -68,7 +65,7 @@ export function completionView({ models, store, settings }) {
 
   return {
     async open() {
-      abort?.abort();
+      running?.stop();
       sheet.value = (await store.get(key())) ?? '';
     },
   };

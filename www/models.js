@@ -56,7 +56,7 @@ export class Models extends EventTarget {
       this.source = source;
       this.pending = null;
       this.#abort = null;
-      for (const type of ['fallback', 'devicelost', 'restored']) llm.addEventListener(type, (/** @type {any} */ e) => this.dispatchEvent(new CustomEvent('device', { detail: { type, reason: e.reason ?? e.detail?.reason ?? '' } })));
+      for (const type of ['fallback', 'devicelost', 'restored', 'warning']) llm.addEventListener(type, (/** @type {any} */ e) => this.dispatchEvent(new CustomEvent('device', { detail: { type, message: e.detail.message } })));
       this.#set('idle');
       this.dispatchEvent(new Event('model'));
       await old?.close();
@@ -150,13 +150,13 @@ export function modelsPanel(models, store) {
     $('#model-info').replaceChildren(...(info ? facts(info).map(([k, v]) => h('div', {}, h('dt', {}, k), h('dd', {}, v))) : [h('p', { class: 'hint' }, 'No model is loaded.')]));
   }
   const facts = (/** @type {any} */ i) => /** @type {[string, string][]} */ ([
-    ['Model', `${models.source?.name} (${i.model})`],
+    ['Model', models.source?.kind === 'demo' ? models.source.name : i.model],
     ['Size', `${parameters(i.parameters)} parameters, ${i.storedBlocks} blocks${i.executedLayers === i.storedBlocks ? '' : ` run as ${i.executedLayers} layers`}`],
-    ['Runs on', `${i.device === 'webgpu' ? 'WebGPU' : 'CPU'}${i.adapter ? `: ${adapterName(i.adapter)}` : ''}${i.device === 'cpu' ? `, ${i.threads} thread${i.threads === 1 ? '' : 's'}` : ''}`],
+    ['Runs on', `${i.device === 'webgpu' ? 'WebGPU' : 'CPU'}${i.adapter ? `: ${i.adapter}` : ''}${i.device === 'cpu' ? `, ${i.threads} thread${i.threads === 1 ? '' : 's'}` : ''}`],
     ['Why', i.reason],
     ['Weights', `${i.dtype}, context of ${i.contextLength.toLocaleString('en')} tokens`],
-    i.features?.length && ['Features', i.features.join(', ')],
-    i.timings && ['Loaded in', `${Math.round(i.timings.loadMs).toLocaleString('en')} ms, of it ${Math.round(i.timings.initMs).toLocaleString('en')} ms to prepare the device`],
+    i.features.length && ['Features', i.features.join(', ')],
+    ['Loaded in', `${Math.round(i.timings.loadMs).toLocaleString('en')} ms, of it ${Math.round(i.timings.initMs).toLocaleString('en')} ms to prepare the device`],
     i.license && ['Licence', i.license],
   ].filter((f) => f && f[1]));
 
@@ -223,7 +223,7 @@ export function modelsPanel(models, store) {
         ['To download', e.downloadBytes ? bytes(e.downloadBytes) : 'nothing, it is stored'],
         ['On disk', `${bytes(e.diskBytes)}, ${bytes(free)} free`],
         ['Memory', `${bytes(e.gpuBytes)} on the GPU, or ${bytes(e.cpuBytes)} on the CPU`],
-      ].map(([k, v]) => h('div', {}, h('dt', {}, k), h('dd', {}, v)))), short && h('p', { class: 'field-error' }, 'There is not enough free space to keep it: delete a stored model first.'));
+      ].map(([k, v]) => h('div', {}, h('dt', {}, k), h('dd', {}, v)))), ...(short ? [h('p', { class: 'field-error' }, 'There is not enough free space to keep it: delete a stored model first.')] : []));
       chosen = wanted;
       loadButton.hidden = false;
       loadButton.textContent = e.downloadBytes ? `Download ${bytes(e.downloadBytes)} and load` : 'Load';
@@ -337,6 +337,3 @@ async function filesOf(entry) {
   }
   return Promise.all(all.map(file));
 }
-
-/** @param {any} a a name, or WebGPU's adapter info */
-export const adapterName = (a) => (typeof a === 'string' ? a : a.description || [a.vendor, a.architecture].filter(Boolean).join(' ') || a.name || '');

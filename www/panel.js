@@ -19,7 +19,7 @@ export function thingsPanel(things) {
     const timers = [...things.all('timer'), ...things.all('stopwatch')];
     const sections = [
       ...section('Timers', 'timer', timers.map((t) => row(t, runningTime(t), t.kind === 'stopwatch' ? 'Stopwatch' : t.label))),
-      ...section('Alarms', 'alarm', things.all('alarm').map((a) => row(a, clock(a.time), [dayPhrase(a, now), a.label].filter(Boolean).join(' · ')))),
+      ...section('Alarms', 'alarm', things.all('alarm').map((a) => row(a, clock(/** @type {string} */ (a.time)), [dayPhrase(a, now), a.label].filter(Boolean).join(' · ')))),
       ...section('Reminders', 'bell', things.all('reminder').map((r) => row(r, r.text, whenPhrase(r, now)))),
       ...section('Calendar', 'calendar', things.all('event').map((e) => row(e, e.title, whenPhrase(e, now)))),
       ...things.all('list').flatMap((l) => section(l.name, 'list', l.items.length ? l.items.map((/** @type {string} */ item, /** @type {number} */ i) =>

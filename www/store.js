@@ -9,7 +9,7 @@ import { openDB } from './vendor/idb.js';
 export async function openStore() {
   try {
     const db = await openDB('mobilellm-page', 1, {
-      upgrade(db) {
+      upgrade(/** @type {IDBDatabase} */ db) {
         db.createObjectStore('values');
         db.createObjectStore('things', { keyPath: 'id' });
       },

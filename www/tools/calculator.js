@@ -7,6 +7,7 @@ export function calculate(expression) {
   let at = 0;
   const eat = (/** @type {string} */ t) => tokens[at] === t && ++at > 0;
 
+  /** @returns {number} */
   function sum() {
     let v = product();
     for (;;) {
@@ -36,6 +37,7 @@ export function calculate(expression) {
     const base = atom();
     return eat('^') ? base ** unary() : base;
   }
+  /** @returns {number} */
   function atom() {
     if (eat('(')) {
       const v = sum();

@@ -91,8 +91,8 @@ export function handlers({ things, now, findZone, setTheme, setVolume, random })
     list_events({ day }) {
       const range = day ? resolveDay(day, now()) : undefined;
       const events = things.all('event')
-        .filter((e) => (range ? within(e, range) : e.repeat || e.date >= isoDay(now())))
-        .map((e) => ({ ...e, key: `${firstDay(e, range?.start ?? now())} ${e.time ?? ''}` }))
+        .filter((e) => (range ? within(e, range) : e.repeat || /** @type {string} */ (e.date) >= isoDay(now())))
+        .map((/** @type {any} */ e) => ({ ...e, key: `${firstDay(e, range?.start ?? now())} ${e.time ?? ''}` }))
         .sort((a, b) => a.key.localeCompare(b.key));
       // The day is part of the text only where the question left it open.
       const single = range && range.end.getTime() - range.start.getTime() <= 90_000_000;

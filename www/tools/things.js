@@ -1,7 +1,8 @@
 // @ts-check
 /**
  * Alarms, timers, reminders, events, lists, notes and the stopwatch: small records, all held in memory and written through to `disk`.
- * @typedef {{ id: string, kind: 'alarm' | 'timer' | 'reminder' | 'event' | 'list' | 'note' | 'stopwatch', [field: string]: any }} Thing
+ * @typedef {'alarm' | 'timer' | 'reminder' | 'event' | 'list' | 'note' | 'stopwatch'} Kind
+ * @typedef {{ id: string, kind: Kind, made: number } & import('./days.js').When & Record<string, any>} Thing
  * @typedef {{ id: string, before?: Thing, after?: Thing }} Change  without `before` it was made, without `after` removed
  * @typedef {{ all(): Promise<Thing[]>, put(thing: Thing): Promise<unknown>, delete(id: string): Promise<unknown> }} Disk
  */
@@ -22,7 +23,7 @@ export class Things extends EventTarget {
     this.dispatchEvent(new Event('change'));
   }
 
-  /** In the order they were made. @param {Thing['kind']} kind */
+  /** In the order they were made. @param {Kind} kind */
   all(kind) {
     return [...this.#things.values()].filter((t) => t.kind === kind).sort((a, b) => a.made - b.made);
   }
@@ -32,7 +33,7 @@ export class Things extends EventTarget {
     return this.#things.get(id);
   }
 
-  /** @param {Thing['kind']} kind @param {object} fields @returns {Thing} */
+  /** @param {Kind} kind @param {object} fields @returns {Thing} */
   add(kind, fields) {
     const thing = { ...fields, id: crypto.randomUUID(), kind, made: Date.now() };
     this.#set(thing.id, thing);

@@ -4,7 +4,7 @@
  * @typedef {{ name: string, alternativeName: string, group: string[], countryName: string, countryCode: string, mainCities: string[], abbreviation: string }} Zone
  */
 
-/** Where a country spans several zones, the one of its capital or, if that is not meant by most people, of its largest city. */
+/** Where a country spans several zones, the one of its capital or, if that is not meant by most people, of its largest city. @type {Record<string, string>} */
 const MAIN_ZONE = {
   US: 'America/New_York', CA: 'America/Toronto', MX: 'America/Mexico_City', BR: 'America/Sao_Paulo', CL: 'America/Santiago', EC: 'America/Guayaquil',
   AU: 'Australia/Sydney', NZ: 'Pacific/Auckland', ID: 'Asia/Jakarta', RU: 'Europe/Moscow', KZ: 'Asia/Almaty', MN: 'Asia/Ulaanbaatar', CN: 'Asia/Shanghai',
@@ -12,7 +12,7 @@ const MAIN_ZONE = {
   KI: 'Pacific/Tarawa', FM: 'Pacific/Pohnpei', PF: 'Pacific/Tahiti',
 };
 
-/** Names people use that the table does not hold. */
+/** Names people use that the table does not hold. @type {Record<string, string>} */
 const ALIASES = {
   usa: 'united states', us: 'united states', america: 'united states', uk: 'united kingdom', britain: 'united kingdom', england: 'united kingdom',
   scotland: 'united kingdom', wales: 'united kingdom', nyc: 'new york', la: 'los angeles', 'san francisco': 'los angeles', sf: 'los angeles', seattle: 'los angeles',
@@ -22,7 +22,7 @@ const ALIASES = {
   geneva: 'switzerland', osaka: 'japan', kyoto: 'japan', utc: 'utc', gmt: 'utc', korea: 'south korea', czechia: 'czech republic',
 };
 
-/** @param {string} s lower case, without accents, punctuation and articles */
+/** In lower case, without accents, punctuation and articles. @param {string} s */
 const plain = (s) => s.normalize('NFD').replace(/\p{M}/gu, '').toLowerCase().replace(/[^a-z0-9]+/g, ' ').replace(/^the /, '').trim();
 
 /** @param {Zone[]} zones */
@@ -33,7 +33,7 @@ export function zoneIndex(zones) {
   for (const z of zones) {
     for (const id of [z.name, ...z.group]) add(cities, plain(id.split('/').at(-1) ?? ''), z.name);
     for (const city of z.mainCities) add(cities, plain(city), z.name);
-    add(countries, plain(z.countryName), MAIN_ZONE[/** @type {keyof MAIN_ZONE} */ (z.countryCode)] ?? z.name);
+    add(countries, plain(z.countryName), MAIN_ZONE[z.countryCode] ?? z.name);
     add(names, plain(z.alternativeName), z.name);
     add(names, plain(z.alternativeName.replace(' Time', '')), z.name);
   }
@@ -44,7 +44,7 @@ export function zoneIndex(zones) {
     const whole = plain(place);
     // "Paris, France" and "Springfield in Illinois": the first part decides, the others are tried when it is unknown.
     for (const part of [whole, ...place.split(/,| in /i).map(plain)]) {
-      const key = /** @type {Record<string, string>} */ (ALIASES)[part] ?? part;
+      const key = ALIASES[part] ?? part;
       for (const map of [cities, countries, names]) if (map.has(key)) return map.get(key);
     }
     if (whole.length < 4) return undefined;
