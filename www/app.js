@@ -58,7 +58,7 @@ async function main() {
   things.addEventListener('unwritten', (e) => toast('Could not save', { kind: 'error', detail: explain(/** @type {CustomEvent} */ (e).detail).message }));
 
   header(models, panel, chat);
-  composer(models, chat);
+  const sendQueued = composer(models, chat);
   $('#loading').append(progressView(models));
   dialogs();
 
@@ -72,6 +72,7 @@ async function main() {
     $('#clear-button').hidden = !chats;
     await chat.open();
     if (!chats) await completion.open();
+    sendQueued();
     emptyText(models);
     announce(`${source?.name} is ready on ${llm.info.device === 'webgpu' ? 'WebGPU' : 'the CPU'}.`);
     if (llm.info.device === 'cpu' && llm.info.threads === 1) void offerThreads();
@@ -117,7 +118,7 @@ function header(models, panel, chat) {
     const button = $('#model-button');
     button.dataset.state = state === 'idle' ? (llm ? 'ready' : 'none') : state;
     button.title = llm && state === 'idle' ? [`${source?.name} on ${device}`, llm.info.adapter, llm.info.reason].filter(Boolean).join('\n') : (pending?.name ?? 'Choose a model');
-    $('#send').disabled = !llm;
+    $('#send').disabled = !llm && state !== 'loading';
     $('#prompt').placeholder = llm ? (models.isDemo ? 'Ask for a timer, a list, a sum …' : 'Write a message') : state === 'loading' ? 'The model is loading …' : 'Load a model first';
   };
   for (const event of ['state', 'progress', 'model']) models.addEventListener(event, paint);
@@ -140,12 +141,13 @@ const isDark = () => (document.documentElement.dataset.theme ?? (matchMedia('(pr
 function setTheme(theme) {
   // The system's own theme needs no choice: following it again is one press away.
   const system = matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light';
-  if (theme === system) {
-    delete document.documentElement.dataset.theme;
-    localStorage.removeItem('theme');
-  } else {
-    document.documentElement.dataset.theme = theme;
-    localStorage.setItem('theme', theme);
+  const { dataset } = document.documentElement;
+  if (theme === system) delete dataset.theme;
+  else dataset.theme = theme;
+  try {
+    localStorage.setItem('theme', dataset.theme ?? '');
+  } catch {
+    // Storage is forbidden: the choice lasts as long as the page.
   }
   paintTheme();
 }
@@ -161,19 +163,29 @@ function paintTheme() {
   }
 }
 
-/** @param {Models} models @param {Chat} chat */
+/** @param {Models} models @param {Chat} chat @returns {() => void} sends what was entered while the model was loading */
 function composer(models, chat) {
   const form = $('#composer');
   const prompt = $('#prompt');
   const scroll = $('#scroll');
+  const hint = $('#composer-hint');
+  const usual = hint.textContent;
+  let queued = false;
+  const queue = (/** @type {boolean} */ on) => {
+    queued = on;
+    hint.textContent = on ? 'Will be sent once the model is ready.' : usual;
+    if (on) announce(hint.textContent);
+  };
   form.addEventListener('submit', (/** @type {Event} */ e) => {
     e.preventDefault();
     const text = prompt.value.trim();
-    if (!text || !models.llm || chat.busy) return;
+    if (!text || chat.busy) return;
+    if (!models.llm) return queue(models.state === 'loading');
     prompt.value = '';
     chat.send(text);
     prompt.focus();
   });
+  prompt.addEventListener('input', () => queued && queue(false));
   prompt.addEventListener('keydown', (/** @type {KeyboardEvent} */ e) => {
     if (isSubmit(e)) (e.preventDefault(), form.requestSubmit());
     if (e.key === 'ArrowUp' && prompt.value === '') (e.preventDefault(), chat.editLast());
@@ -201,6 +213,12 @@ function composer(models, chat) {
   }, { passive: true });
   $('#to-end').addEventListener('click', () => scrollDown(true));
   if (matchMedia('(pointer: fine)').matches) prompt.focus();
+
+  return () => {
+    if (!queued) return;
+    queue(false);
+    form.requestSubmit();
+  };
 }
 
 function dialogs() {
