@@ -4,4 +4,6 @@ pub mod config;
 pub mod error;
 pub mod model;
 pub mod sampler;
+pub mod session;
+pub mod stop;
 pub mod weights;

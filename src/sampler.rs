@@ -90,7 +90,8 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    pub fn new(sampling: &Sampling, vocab: usize, prompt: &[u32]) -> Self {
+    /// `prompt` and `answer` are what penalties look back on; `answer` is empty unless one goes on.
+    pub fn new(sampling: &Sampling, vocab: usize, prompt: &[u32], answer: &[u32]) -> Self {
         let mut sampler = Sampler {
             sampling: sampling.clone(),
             seen: Vec::new(),
@@ -104,6 +105,9 @@ impl Sampler {
             for &id in prompt {
                 sampler.seen[id as usize] = true;
             }
+            for &id in answer {
+                sampler.remember(id);
+            }
         }
         sampler
     }
@@ -116,11 +120,15 @@ impl Sampler {
         self.penalise(&mut work);
         let id = if self.sampling.temperature == 0.0 { argmax(&work) } else { self.draw(&mut work, uniform) };
         self.scratch = work;
+        self.remember(id);
+        id
+    }
+
+    fn remember(&mut self, id: u32) {
         if !self.seen.is_empty() {
             self.seen[id as usize] = true;
             self.counts[id as usize] += 1;
         }
-        id
     }
 
     fn penalise(&self, logits: &mut [f32]) {
@@ -249,7 +257,7 @@ mod tests {
             let p = expected(&sampling, &LOGITS);
             let n = 40_000;
             let mut counts = [0.0; LOGITS.len()];
-            let mut sampler = Sampler::new(&sampling, LOGITS.len(), &[]);
+            let mut sampler = Sampler::new(&sampling, LOGITS.len(), &[], &[]);
             for step in 0..n {
                 counts[sampler.choose(&LOGITS, sampling.uniform(step)) as usize] += 1.0;
             }
@@ -267,18 +275,18 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_lowest_of_equal_ids() {
-        let mut sampler = Sampler::new(&Sampling::default(), 4, &[]);
+        let mut sampler = Sampler::new(&Sampling::default(), 4, &[], &[]);
         assert_eq!(sampler.choose(&[1.0, 3.0, 3.0, 2.0], 0.9), 1);
     }
 
     #[test]
     fn penalties() {
         let s = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
-        let mut sampler = Sampler::new(&s, 3, &[0]);
+        let mut sampler = Sampler::new(&s, 3, &[0], &[]);
         assert_eq!(sampler.choose(&[1.9, 1.0, -5.0], 0.0), 1, "0 was in the prompt: 0.95 < 1");
         assert_eq!(sampler.choose(&[1.9, 1.0, -5.0], 0.0), 0, "1 is penalised too now: 0.95 > 0.5");
         let s = Sampling { frequency_penalty: 0.4, presence_penalty: 0.1, ..Sampling::default() };
-        let mut sampler = Sampler::new(&s, 2, &[0]);
+        let mut sampler = Sampler::new(&s, 2, &[0], &[]);
         let picks: Vec<u32> = (0..4).map(|_| sampler.choose(&[1.0, 0.4], 0.0)).collect();
         assert_eq!(picks, [0, 0, 1, 0], "0: 1.0, 0.5, 0.1 | 0.4 -> 1: 0.4 | 0: 0.1, 1: -0.1");
     }

@@ -125,8 +125,9 @@ pub trait Backend {
     /// The logits of the last pass, (rows, vocab) f32.
     async fn read_logits(&mut self) -> Result<Vec<f32>>;
 
-    /// Starts a generation: how ids are chosen, and the tokens that penalties look back on.
-    fn begin_sampling(&mut self, sampling: &Sampling, prompt: &[u32]) -> Result<()>;
+    /// Starts a generation: how ids are chosen, and the tokens that penalties look back on; `answer` is what was chosen
+    /// already, where one goes on.
+    fn begin_sampling(&mut self, sampling: &Sampling, prompt: &[u32], answer: &[u32]) -> Result<()>;
 
     /// Chooses an id from the one row of logits of the last pass. `uniform` in [0, 1) decides where there is chance.
     fn choose(&mut self, uniform: f32) -> Result<Self::Ticket>;

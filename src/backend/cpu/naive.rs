@@ -48,7 +48,7 @@ pub struct Naive {
 impl Naive {
     pub fn new(config: &Config) -> Self {
         Naive {
-            sampler: Sampler::new(&Sampling::default(), config.vocab_size, &[]),
+            sampler: Sampler::new(&Sampling::default(), config.vocab_size, &[], &[]),
             config: config.clone(),
             start: 0,
             rows: 0,
@@ -228,8 +228,8 @@ impl Backend for Naive {
         Ok(self.logits.clone())
     }
 
-    fn begin_sampling(&mut self, sampling: &Sampling, prompt: &[u32]) -> Result<()> {
-        self.sampler = Sampler::new(sampling, self.config.vocab_size, prompt);
+    fn begin_sampling(&mut self, sampling: &Sampling, prompt: &[u32], answer: &[u32]) -> Result<()> {
+        self.sampler = Sampler::new(sampling, self.config.vocab_size, prompt, answer);
         Ok(())
     }
 
