@@ -6,4 +6,5 @@ pub mod model;
 pub mod sampler;
 pub mod session;
 pub mod stop;
+pub mod synthetic;
 pub mod weights;
