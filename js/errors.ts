@@ -22,6 +22,7 @@ export type ErrorCode =
   | 'gpu-error'
   | 'closed'
   | 'io'
+  | 'busy'
   | 'crashed'
   | 'internal';
 

@@ -62,8 +62,8 @@ export interface Calls {
   openSession: [{ session: number; messages: Message[]; tools: Tool[] | null; chatTemplate: string | null }, { used: number }];
   cloneSession: [{ session: number; from: number }, null];
   closeSession: [{ session: number }, null];
-  tokenize: [{ text: string; special: boolean }, number[]];
-  detokenize: [{ ids: number[]; special: boolean }, string];
+  tokenize: [{ text: string }, number[]];
+  detokenize: [{ ids: number[] }, string];
   score: [{ context: string; continuations: string[] }, Score[]];
   availability: [SourceRequest, Availability];
   estimate: [SourceRequest & { contextLength: number | null; dtype: 'f16' | 'q8' }, Estimate];
@@ -76,13 +76,12 @@ export type Call = keyof Calls;
 
 export type ToWorker =
   | { [C in Call]: { id: number; call: C; args: Calls[C][0] } }[Call]
-  /** End call `id` early: a load or score fails with `aborted`, a generation returns what it has. */
+  /** End generation `id` early: it returns what it has. */
   | { id: number; stop: true };
 
 export type FromWorker =
   | { id: number; result: unknown }
   | { id: number; error: WireError }
-  | { id: number; aborted: true }
   | { id: number; chunk: Chunk }
   | { id: number; progress: LoadProgress }
   | { event: 'fallback' | 'devicelost' | 'restored' | 'warning'; detail: { message: string } & Record<string, unknown> }

@@ -139,16 +139,18 @@ export interface Chunk {
   /** Tokens since the last chunk. */
   tokenIds: number[];
   /** One for each token, if asked for. */
-  logprobs?: TokenLogprob[];
+  logprobs?: TokenLogprobs[];
 }
 
-/** How probable a token was, before temperature and penalties. */
-export interface TokenLogprob {
-  id: number;
-  /** Natural logarithm. */
+/** A token and its natural log-probability, before temperature, penalties and cuts. */
+export interface Logprob {
+  tokenId: number;
   logprob: number;
-  /** The most probable tokens, best first. */
-  top: { id: number; logprob: number }[];
+}
+
+/** The chosen token and the most probable ones, best first. */
+export interface TokenLogprobs extends Logprob {
+  top: Logprob[];
 }
 
 /** A call of one of the session's tools. */
@@ -168,7 +170,7 @@ export interface GenerateResult {
   /** Calls of the session's tools, in order; empty if there are none or the session has no tools. */
   toolCalls: ToolCall[];
   /** One for each token, if asked for. */
-  logprobs?: TokenLogprob[];
+  logprobs?: TokenLogprobs[];
   /** `stop`: end token, stop token or stop string; `length`: maxTokens; `context`: the KV cache is full; `abort`: the loop was left or {@link Run.stop} called. */
   finishReason: 'stop' | 'length' | 'context' | 'abort';
   /** Tokens: of the prompt, of those the ones that the cache already held, and of the answer. */
@@ -221,10 +223,10 @@ export interface SessionOptions {
 
 /** How probable a continuation is. */
 export interface Score {
-  /** Sum of `tokens`. */
-  sum: number;
-  /** Natural log-likelihood of each token of the continuation. */
-  tokens: number[];
+  /** Natural log-likelihood of the continuation: the sum over its tokens. */
+  logprob: number;
+  /** Of each token of the continuation. */
+  tokens: Logprob[];
   /** Whether greedy decoding would have written exactly this. */
   isGreedy: boolean;
 }
