@@ -7,4 +7,5 @@ pub mod sampler;
 pub mod session;
 pub mod stop;
 pub mod synthetic;
+pub mod tokenizer;
 pub mod weights;

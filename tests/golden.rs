@@ -50,7 +50,7 @@ fn model<B: Backend>(golden: &Golden, make: impl Fn(&Config) -> B) -> Model<B> {
     let mut loader = Loader::new(config, backend);
     loader.begin(&tensors).unwrap();
     for (index, info) in tensors.iter().enumerate() {
-        let values: Vec<f16> = synthetic::tensor(&info.name, &info.shape, golden.seed);
+        let values: Vec<f16> = synthetic::tensor(&info.name, &info.shape, golden.seed).collect();
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         for (piece, chunk) in bytes.chunks(99_991).enumerate() {
             loader.write(index, piece as u64 * 99_991, &chunk.to_vec()).unwrap();
