@@ -29,23 +29,17 @@ export type { ErrorCode } from './errors.js';
 export type { Session } from './session.js';
 export type * from './types.js';
 
-export interface MobileLLM {
-  addEventListener<K extends keyof MobileLLMEventMap>(
-    type: K,
-    listener: (event: MobileLLMEventMap[K]) => void,
-    options?: boolean | AddEventListenerOptions,
-  ): void;
-  removeEventListener<K extends keyof MobileLLMEventMap>(
-    type: K,
-    listener: (event: MobileLLMEventMap[K]) => void,
-    options?: boolean | EventListenerOptions,
-  ): void;
-}
+type Overloads<Options> = {
+  <K extends keyof MobileLLMEventMap>(type: K, listener: (event: MobileLLMEventMap[K]) => void, options?: boolean | Options): void;
+  (type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | Options): void;
+};
 
 /** A loaded model. */
 export class MobileLLM extends EventTarget {
   /** What is loaded and where it runs. */
   readonly info: Info;
+  declare addEventListener: Overloads<AddEventListenerOptions>;
+  declare removeEventListener: Overloads<EventListenerOptions>;
   #client: Client;
   #sessions = 0;
 

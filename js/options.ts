@@ -3,6 +3,7 @@ import { invalidOption } from './errors.js';
 import type {
   EstimateOptions, GenerateOptions, LoadOptions, Message, SessionOptions, SourceOptions, Tool,
 } from './types.js';
+import { node } from './platform.js';
 import type { GenerateRequest, LoadRequest } from './protocol.js';
 
 /** Says what a value should have been, or nothing if it is fine. */
@@ -160,7 +161,8 @@ function sourceRequest(o: SourceOptions) {
     revision: o.revision ?? 'main',
     token: o.token ?? null,
     mirrors: [...(o.mirrors ?? [])],
-    cache: o.cache ?? ('indexeddb' as const),
+    // Node has no IndexedDB, and files on disk need no copy.
+    cache: node ? ('none' as const) : (o.cache ?? ('indexeddb' as const)),
   };
 }
 

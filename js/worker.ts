@@ -42,8 +42,8 @@ function loaded(): wasm.Engine {
 }
 
 function sessionOf(session: number): number {
-  let number = sessions.get(session);
-  if (number === undefined) sessions.set(session, (number = loaded().openSession()));
+  const number = sessions.get(session) ?? loaded().openSession();
+  sessions.set(session, number);
   return number;
 }
 
