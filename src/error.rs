@@ -69,6 +69,9 @@ pub enum Error {
     /// The GPU reported an error that is not one of the above.
     #[error("GPU: {problem}")]
     Gpu { problem: String },
+    /// The caller's signal aborted the work.
+    #[error("aborted")]
+    Aborted,
     /// The object was closed.
     #[error("{what} is closed")]
     Closed { what: &'static str },
@@ -104,6 +107,7 @@ impl Error {
             Error::GpuOutOfMemory { .. } => "gpu-out-of-memory",
             Error::DeviceLost { .. } => "device-lost",
             Error::Gpu { .. } => "gpu-error",
+            Error::Aborted => "aborted",
             Error::Closed { .. } => "closed",
             Error::Io { .. } => "io",
             Error::Internal { .. } => "internal",
@@ -140,6 +144,7 @@ impl Error {
             Error::GpuOutOfMemory { .. } => "Use a smaller contextLength, dtype: 'q8' or device: 'cpu'.",
             Error::DeviceLost { .. } => "Load the model again, or with device: 'cpu'.",
             Error::Gpu { .. } => "Load with device: 'cpu' and report the message with your adapter's name.",
+            Error::Aborted => "Nothing is wrong; what was already downloaded is kept.",
             Error::Closed { .. } => "Load the model, or open a session, again.",
             Error::Io { .. } => "Check the path and its permissions.",
             Error::Internal { .. } => "Please report this message with the steps that led to it.",

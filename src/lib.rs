@@ -1,11 +1,13 @@
 //! MobileLLM in a web browser.
 pub mod backend;
 pub mod config;
+pub mod engine;
 pub mod error;
 pub mod model;
 pub mod sampler;
 pub mod session;
 pub mod stop;
 pub mod synthetic;
+pub mod text;
 pub mod tokenizer;
 pub mod weights;

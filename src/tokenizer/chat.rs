@@ -65,9 +65,12 @@ impl ChatTemplate {
         environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", to_json);
-        environment.add_function("raise_exception", |message: String| -> std::result::Result<String, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
+        environment.add_function(
+            "raise_exception",
+            |message: String| -> std::result::Result<String, minijinja::Error> {
+                Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+            },
+        );
         for (name, token) in tokens {
             environment.add_global(name.to_string(), *token);
         }
@@ -191,7 +194,9 @@ impl Guard {
         }
         let free: Vec<char> = free.iter().copied().filter(|c| !used.contains(c)).collect();
         if free.len() < borders.len() {
-            return Err(Error::Template { problem: "the messages use up Unicode's noncharacters U+FDD0..U+FDEF".into() });
+            return Err(Error::Template {
+                problem: "the messages use up Unicode's noncharacters U+FDD0..U+FDEF".into(),
+            });
         }
         Ok(Guard { control, stand_ins: free.into_iter().zip(borders).collect() })
     }

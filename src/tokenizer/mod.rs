@@ -31,8 +31,8 @@ use std::fmt;
 use std::sync::Arc;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::{
-    AddedToken, AddedVocabulary, Model, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential,
-    OffsetType, PreTokenizer,
+    AddedToken, AddedVocabulary, Model, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper,
+    OffsetReferential, OffsetType, PreTokenizer,
 };
 
 /// Largest vocabulary that is accepted, in tokens; four times that of any model known today.
@@ -220,7 +220,8 @@ impl Tokenizer {
     /// The pipeline of `tokenizers::Tokenizer::encode`, with a choice of added tokens. `stand_ins` are put back after
     /// control tokens were sought: (stand-in, character).
     fn ids(&self, text: &str, added: &AddedVocabulary, stand_ins: &[(char, char)]) -> Result<Vec<u32>> {
-        let failed = |e| Error::tokenizer(if self.sentencepiece.is_some() { "tokenizer.model" } else { "tokenizer.json" }, e);
+        let failed =
+            |e| Error::tokenizer(if self.sentencepiece.is_some() { "tokenizer.model" } else { "tokenizer.json" }, e);
         let mut split = added.extract_and_normalize(Some(&Segment { tokenizer: self, stand_ins }), text);
         if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
             pre_tokenizer.pre_tokenize(&mut split).map_err(failed)?;
@@ -240,7 +241,9 @@ struct Segment<'a> {
 impl Normalizer for Segment<'_> {
     fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
         if !self.stand_ins.is_empty() {
-            text.map(|c| self.stand_ins.iter().find(|(stand_in, _)| *stand_in == c).map_or(c, |(_, original)| *original));
+            text.map(|c| {
+                self.stand_ins.iter().find(|(stand_in, _)| *stand_in == c).map_or(c, |(_, original)| *original)
+            });
         }
         match self.tokenizer.sentencepiece {
             Some(dummy_prefix) if !text.is_empty() => {

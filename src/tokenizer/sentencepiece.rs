@@ -242,11 +242,8 @@ fn check_pieces(raw: Vec<RawPiece>, byte_fallback: bool) -> Result<Vec<Piece>> {
 fn merges(pieces: &[Piece]) -> Result<Vec<(String, String)>> {
     let scores: HashMap<&str, f32> =
         pieces.iter().filter(|p| p.kind == Kind::Normal).map(|p| (p.text.as_str(), p.score)).collect();
-    let known: HashSet<&str> = pieces
-        .iter()
-        .filter(|p| matches!(p.kind, Kind::Normal | Kind::UserDefined))
-        .map(|p| p.text.as_str())
-        .collect();
+    let known: HashSet<&str> =
+        pieces.iter().filter(|p| matches!(p.kind, Kind::Normal | Kind::UserDefined)).map(|p| p.text.as_str()).collect();
     let mut merges = Vec::new();
     for piece in pieces.iter().filter(|p| p.kind == Kind::Normal && p.text.chars().nth(1).is_some()) {
         let Some(at) = last_merge(&piece.text, &scores) else { continue };
