@@ -57,10 +57,18 @@ export class MobileLLM extends EventTarget {
   static async load(source: Source, options?: LoadOptions): Promise<MobileLLM> {
     const { signal, onProgress, request } = checkLoad(options);
     let llm: MobileLLM | undefined;
-    const onEvent = (type: string, detail: object) => llm?.dispatchEvent(new CustomEvent(type, { detail }));
+    const early: CustomEvent[] = [];
+    const onEvent = (type: string, detail: object) => {
+      const event = new CustomEvent(type, { detail });
+      if (llm) llm.dispatchEvent(event);
+      else early.push(event);
+    };
     return withClient(signal, onEvent, async (client) => {
       const info = await client.call('load', { ...request, source: await resolveSource(source) }, onProgress);
-      return (llm = new MobileLLM(client, info));
+      const model = (llm = new MobileLLM(client, info));
+      // What happened while loading reaches listeners that are added as soon as the model is there.
+      setTimeout(() => early.forEach((event) => model.dispatchEvent(event)));
+      return model;
     });
   }
 

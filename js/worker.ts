@@ -4,8 +4,8 @@ import { installFileFetch } from './file-fetch.js';
 import { invalidOption, toWire } from './errors.js';
 import { node } from './platform.js';
 import { plainLength, splitToolCalls } from './toolcalls.js';
-import type { Call, Calls, FromWorker, Input, ToWorker } from './protocol.js';
-import type { Chunk, GenerateResult, TokenLogprobs } from './types.js';
+import type { Call, Calls, FromWorker, Input, LoadRequest, ToWorker } from './protocol.js';
+import type { Chunk, EventDetail, GenerateResult, Info, LoadProgress, TokenLogprobs } from './types.js';
 
 type Handlers = { [C in Call]: (args: Calls[C][0], id: number) => Calls[C][1] | Promise<Calls[C][1]> };
 
@@ -23,6 +23,60 @@ interface Scope {
 const scope = globalThis as unknown as Scope;
 const port = node?.threads.parentPort ?? scope;
 const post = (message: FromWorker) => port.postMessage(message);
+
+/** `checkpoint::Event` of the crate. */
+type LoadEvent =
+  | ({ type: 'progress' } & Omit<LoadProgress, 'file'> & { file: string })
+  | { type: 'waiting' }
+  | { type: 'evicted'; pieces: number; of: number; bytes: number }
+  | { type: 'repaired'; file: string; piece: string }
+  | { type: 'storage-failed'; code: string; message: string };
+
+function warning(event: Exclude<LoadEvent, { type: 'progress' }>): EventDetail {
+  const { type, ...detail } = event;
+  switch (event.type) {
+    case 'waiting':
+      return { reason: type, message: 'another tab is downloading this model: waiting for it' };
+    case 'evicted': {
+      const size = (event.bytes / 1e6).toFixed(0);
+      return { ...detail, reason: type, message: `${event.pieces} of ${event.of} stored pieces are gone: ${size} MB to fetch` };
+    }
+    case 'repaired':
+      return { ...detail, reason: type, message: `${event.file}: a stored piece (${event.piece}) was damaged and is fetched again` };
+    case 'storage-failed':
+      return { ...detail, reason: type, message: `the model is loaded but not kept: ${event.message}` };
+  }
+}
+
+/** Progress of a load, up to ready. */
+class Meter {
+  /** When the last byte arrived, in milliseconds. */
+  lastByte = performance.now();
+  #last: LoadProgress = { phase: 'check', loadedBytes: 0, totalBytes: 0, cachedBytes: 0, bytesPerSecond: 0, etaSeconds: null, file: null };
+  #report: (progress: LoadProgress) => void;
+
+  constructor(report: (progress: LoadProgress) => void) {
+    this.#report = report;
+    report(this.#last);
+  }
+
+  add({ type: _, file, ...progress }: Extract<LoadEvent, { type: 'progress' }>): void {
+    if (progress.loadedBytes > this.#last.loadedBytes) this.lastByte = performance.now();
+    this.#last = { ...progress, file: file || null };
+    this.#report(this.#last);
+  }
+
+  ready(): void {
+    this.#report({ ...this.#last, phase: 'ready', etaSeconds: 0, file: null });
+  }
+}
+
+function modelName({ source }: LoadRequest): string {
+  if (source.kind === 'hub') return source.id;
+  if (source.kind === 'files') return source.name;
+  const parts = new URL(source.url).pathname.split('/').filter(Boolean);
+  return decodeURIComponent(parts.at(-1) ?? new URL(source.url).host);
+}
 
 const wasmUrl = new URL('./mobilellm_web_bg.wasm', import.meta.url);
 const ready = init({ module_or_path: node ? node.fs.readFileSync(wasmUrl) : wasmUrl }).then(() =>
@@ -109,7 +163,7 @@ async function generate({ session, input, options }: Calls['generate'][0], id: n
         usage,
         timings,
         seed: options.seed,
-        used: engine.used(number),
+        used: engine.sessionTokens(number),
       };
     }
     await breathe();
@@ -118,12 +172,19 @@ async function generate({ session, input, options }: Calls['generate'][0], id: n
 
 const handlers: Handlers = {
   async load(request, id) {
-    engine = await wasm.Engine.load(
-      request,
-      (progress) => post({ id, progress }),
-      (event, detail) => post({ event, detail }),
-    );
-    return engine.info();
+    const started = performance.now();
+    const meter = new Meter((progress) => post({ id, progress }));
+    engine = await wasm.Engine.load(request, (event: LoadEvent) => {
+      if (event.type === 'progress') meter.add(event);
+      else post({ event: 'warning', detail: warning(event) });
+    });
+    meter.ready();
+    const now = performance.now();
+    return {
+      ...(engine.info() as Omit<Info, 'timings'>),
+      model: modelName(request),
+      timings: { loadMs: now - started, initMs: now - meter.lastByte },
+    };
   },
   generate,
   openSession({ session, ...input }) {
@@ -133,7 +194,7 @@ const handlers: Handlers = {
     return { used };
   },
   cloneSession({ session, from }) {
-    sessions.set(session, loaded().fork(sessionOf(from)));
+    sessions.set(session, loaded().forkSession(sessionOf(from)));
     return null;
   },
   closeSession({ session }) {
@@ -145,13 +206,6 @@ const handlers: Handlers = {
   tokenize: ({ text }) => [...loaded().tokenize(text)],
   detokenize: ({ ids }) => loaded().detokenize(Uint32Array.from(ids), false),
   score: ({ context, continuations }) => loaded().score(context, continuations),
-  availability: (request) => wasm.availability(request),
-  estimate: (request) => wasm.estimate(request),
-  listModels: () => wasm.listModels(),
-  async deleteModel(request) {
-    await wasm.deleteModel(request);
-    return null;
-  },
   close() {
     engine?.free();
     engine = null;
