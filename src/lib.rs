@@ -2,6 +2,7 @@
 pub mod backend;
 pub mod config;
 pub mod engine;
+pub mod conformance;
 pub mod error;
 pub mod model;
 pub mod sampler;

@@ -4,6 +4,7 @@
 //! token; then 32 greedy ids. Layer-sharing schedules, grouped-query ratios, widths that are not multiples of 128, an untied head.
 
 use half::f16;
+use mobilellm_web::backend::cpu::Cpu;
 use mobilellm_web::backend::cpu::naive::Naive;
 use mobilellm_web::backend::{Backend, Input};
 use mobilellm_web::config::Config;
@@ -113,4 +114,14 @@ fn greedy<B: Backend>(model: &mut Model<B>, golden: &Golden) -> Vec<u32> {
 #[test]
 fn naive() {
     check(Naive::new, 2e-3);
+}
+
+#[test]
+fn cpu() {
+    check(Cpu::new, 2e-3);
+}
+
+#[test]
+fn cpu_on_three_threads() {
+    check(|config| Cpu::with_threads(config, 3), 2e-3);
 }

@@ -6,8 +6,9 @@
 //! ```
 //!
 //! Contents never become control tokens. A control token spelt out in a content gets its first character replaced by a
-//! noncharacter (U+FDD0..U+FDEF) before the template runs and put back once control tokens have been found, so it is
-//! encoded as the text it is. Lengths, `strip`, slices and searches of ordinary contents are untouched.
+//! private-use character (plane 16, one that nothing here uses) before the template runs and put back once control
+//! tokens have been found, so it is encoded as the text it is. Ordinary contents reach the template untouched, and in
+//! the others lengths, `strip` and slices work as ever.
 //!
 //! A template could still join pieces of contents into a control token (`<|us` and `er|>`), or change letters. So the
 //! chat is rendered a second time with *every* character of contents replaced that begins or ends a control token; if
@@ -38,6 +39,8 @@ pub struct ChatInput<'a> {
     pub extra: Option<&'a Map<String, Value>>,
 }
 
+const STAND_INS: std::ops::RangeInclusive<char> = '\u{100000}'..='\u{10fffd}';
+
 /// Work one rendering may do; a few hundred turns take some ten thousand.
 const FUEL: u64 = 20_000_000;
 
@@ -47,8 +50,8 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     default: String,
     has_tool_use: bool,
-    /// Noncharacters that the templates do not use.
-    stand_ins: Vec<char>,
+    /// Private-use characters that the templates use themselves.
+    used: BTreeSet<char>,
 }
 
 impl ChatTemplate {
@@ -83,11 +86,10 @@ impl ChatTemplate {
             _ if names.contains(&"default") => "default",
             _ => return Err(Error::Template { problem: format!("none of {names:?} is called default") }),
         };
-        let used = |c: &char| !templates.iter().any(|(_, source)| source.contains(*c));
         Ok(ChatTemplate {
             default: default.into(),
             has_tool_use: names.contains(&"tool_use"),
-            stand_ins: ('\u{fdd0}'..='\u{fdef}').filter(used).collect(),
+            used: templates.iter().flat_map(|(_, source)| private_use(source)).collect(),
             environment,
         })
     }
@@ -108,7 +110,7 @@ impl ChatTemplate {
     /// As [`render`](Self::render), and [`Error::Tokenizer`].
     pub fn encode(&self, tokenizer: &Tokenizer, chat: &ChatInput) -> Result<Vec<u32>> {
         let variables = Variables::new(chat);
-        let guard = Guard::new(tokenizer, &self.stand_ins, &variables)?;
+        let guard = Guard::new(tokenizer, self.used.clone(), &variables)?;
         let spelt_out = variables.map(&|text| guard.spelt_out(text));
         let borders = variables.map(&|text| guard.borders(text));
         let mut text = self.run(&spelt_out, chat)?;
@@ -184,21 +186,19 @@ struct Guard {
 }
 
 impl Guard {
-    fn new(tokenizer: &Tokenizer, free: &[char], variables: &Variables) -> Result<Self> {
+    /// `used` are the characters that cannot be stand-ins.
+    fn new(tokenizer: &Tokenizer, mut used: BTreeSet<char>, variables: &Variables) -> Result<Self> {
         let control: Vec<String> = tokenizer.control_tokens().map(str::to_string).collect();
         let borders: BTreeSet<char> =
             control.iter().flat_map(|token| token.chars().next().into_iter().chain(token.chars().last())).collect();
-        let mut used = BTreeSet::new();
-        for (name, value) in &variables.0 {
-            collect_chars(name, value, &mut used);
+        used.extend(borders.iter());
+        variables.0.iter().for_each(|(name, value)| collect_private_use(name, value, &mut used));
+        let free = STAND_INS.filter(|c| !used.contains(c));
+        let stand_ins: Vec<(char, char)> = free.zip(borders.iter().copied()).collect();
+        if stand_ins.len() < borders.len() {
+            return Err(Error::Template { problem: "the messages use up Unicode's private-use plane 16".into() });
         }
-        let free: Vec<char> = free.iter().copied().filter(|c| !used.contains(c)).collect();
-        if free.len() < borders.len() {
-            return Err(Error::Template {
-                problem: "the messages use up Unicode's noncharacters U+FDD0..U+FDEF".into(),
-            });
-        }
-        Ok(Guard { control, stand_ins: free.into_iter().zip(borders).collect() })
+        Ok(Guard { control, stand_ins })
     }
 
     fn stand_in(&self, c: char) -> char {
@@ -208,7 +208,11 @@ impl Guard {
     /// Replaces the first character of every control token that is spelt out.
     fn spelt_out(&self, text: &str) -> String {
         let begins = |rest: &str| self.control.iter().any(|token| rest.starts_with(token.as_str()));
-        text.char_indices().map(|(at, c)| if begins(&text[at..]) { self.stand_in(c) } else { c }).collect()
+        let replace = |(at, c)| match self.stand_in(c) {
+            stand_in if stand_in != c && begins(&text[at..]) => stand_in,
+            _ => c,
+        };
+        text.char_indices().map(replace).collect()
     }
 
     /// Replaces every character that begins or ends a control token.
@@ -217,13 +221,16 @@ impl Guard {
     }
 }
 
-fn collect_chars(key: &str, value: &Value, used: &mut BTreeSet<char>) {
-    let mut nonchars = |text: &str| used.extend(text.chars().filter(|c| ('\u{fdd0}'..='\u{fdef}').contains(c)));
-    nonchars(key);
+fn private_use(text: &str) -> impl Iterator<Item = char> {
+    text.chars().filter(|c| STAND_INS.contains(c))
+}
+
+fn collect_private_use(key: &str, value: &Value, used: &mut BTreeSet<char>) {
+    used.extend(private_use(key));
     match value {
-        Value::String(text) => nonchars(text),
-        Value::Array(list) => list.iter().for_each(|value| collect_chars("", value, used)),
-        Value::Object(map) => map.iter().for_each(|(key, value)| collect_chars(key, value, used)),
+        Value::String(text) => used.extend(private_use(text)),
+        Value::Array(list) => list.iter().for_each(|value| collect_private_use("", value, used)),
+        Value::Object(map) => map.iter().for_each(|(key, value)| collect_private_use(key, value, used)),
         _ => {}
     }
 }
@@ -334,7 +341,7 @@ impl JsonStyle<'_> {
             // A stand-in passes: it is a character of the message in disguise.
             if c == '\u{7f}' && self.ascii {
                 out.push_str("\\u007f");
-            } else if c.is_ascii() || !self.ascii || ('\u{fdd0}'..='\u{fdef}').contains(&c) {
+            } else if c.is_ascii() || !self.ascii || STAND_INS.contains(&c) {
                 out.push(c);
             } else {
                 for unit in c.encode_utf16(&mut [0; 2]) {

@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use decoder::{Kind, Pieces, Recipe, Rule};
 use sentencepiece::SentencePiece;
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use std::fmt;
 use std::sync::Arc;
@@ -325,6 +325,12 @@ impl<'de> Deserialize<'de> for HighestId {
                     highest = highest.max(id);
                 }
                 Ok(HighestId(highest))
+            }
+
+            /// Models other than BPE, which are refused by their type.
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<HighestId, A::Error> {
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(HighestId(0))
             }
         }
         deserializer.deserialize_any(Highest)
