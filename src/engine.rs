@@ -170,6 +170,16 @@ struct Active<B: Backend> {
 }
 
 impl<B: Backend> Active<B> {
+    /// No id follows: what was held back becomes certain.
+    fn last(&mut self, reason: FinishReason) -> Event {
+        let rest = self.decoder.take().map(Decoder::finish).unwrap_or_default();
+        let (mut text, hit) = self.stops.push(&rest);
+        if !hit {
+            text.push_str(&self.stops.finish());
+        }
+        self.finished(text, if hit { FinishReason::Stop } else { reason })
+    }
+
     fn finished(&mut self, text: String, finish_reason: FinishReason) -> Event {
         let completion_tokens = self.generation.answer().len();
         let usage =
@@ -284,6 +294,17 @@ impl<B: Backend> Loaded<B> {
         }
     }
 
+    /// Ends the answer under way where it is and returns its `Done`; its session keeps what was computed.
+    pub fn interrupt(&mut self) -> Result<Event> {
+        let active = self.active.as_mut().ok_or(Error::Closed { what: "the generation" })?;
+        if let Some(done) = &active.done {
+            return Ok(done.clone());
+        }
+        let session = self.sessions.get_mut(&active.session).ok_or(CLOSED)?;
+        active.generation.finish(session, FinishReason::Abort);
+        Ok(active.last(FinishReason::Abort))
+    }
+
     /// The next batch of the prompt or the next token. After `Done` it repeats `Done`.
     pub async fn next(&mut self) -> Result<Event> {
         let active = self.active.as_mut().ok_or(Error::Closed { what: "the generation" })?;
@@ -293,14 +314,7 @@ impl<B: Backend> Loaded<B> {
         let session = self.sessions.get_mut(&active.session).ok_or(CLOSED)?;
         match active.generation.next(&mut self.model, session).await? {
             Step::Prefill { done, total } => Ok(Event::Prefill { done, total }),
-            Step::Done(reason) => {
-                let rest = active.decoder.take().map(Decoder::finish).unwrap_or_default();
-                let (mut text, hit) = active.stops.push(&rest);
-                if !hit {
-                    text.push_str(&active.stops.finish());
-                }
-                Ok(active.finished(text, if hit { FinishReason::Stop } else { reason }))
-            }
+            Step::Done(reason) => Ok(active.last(reason)),
             Step::Token { id, logits } => {
                 active.first.get_or_insert_with(Instant::now);
                 let ends = active.options.stop_token_ids.contains(&id)
@@ -504,6 +518,10 @@ impl Engine {
 
     pub fn stop(&mut self) {
         each!(self, loaded => loaded.stop())
+    }
+
+    pub fn interrupt(&mut self) -> Result<Event> {
+        each!(self, loaded => loaded.interrupt())
     }
 
     pub async fn next(&mut self) -> Result<Event> {
