@@ -86,6 +86,11 @@ impl Device {
         parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(", ")
     }
 
+    /// What of the adapter is used beyond WebGPU's minimum.
+    pub fn features(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether the "GPU" is a program on the CPU, slower than this crate's own.
     pub fn is_software(&self) -> bool {
         self.adapter.device_type == wgpu::DeviceType::Cpu
