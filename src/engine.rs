@@ -4,7 +4,9 @@
 //! engine queues the others.
 
 use crate::backend::Backend;
-use crate::backend::cpu::naive::Naive;
+use crate::backend::cpu::Cpu;
+#[cfg(feature = "gpu")]
+use crate::backend::gpu::{Device, DeviceOptions, Gpu};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::model::{Loader, Model};
@@ -170,6 +172,16 @@ struct Active<B: Backend> {
 }
 
 impl<B: Backend> Active<B> {
+    /// No id follows: what was held back becomes certain.
+    fn last(&mut self, reason: FinishReason) -> Event {
+        let rest = self.decoder.take().map(Decoder::finish).unwrap_or_default();
+        let (mut text, hit) = self.stops.push(&rest);
+        if !hit {
+            text.push_str(&self.stops.finish());
+        }
+        self.finished(text, if hit { FinishReason::Stop } else { reason })
+    }
+
     fn finished(&mut self, text: String, finish_reason: FinishReason) -> Event {
         let completion_tokens = self.generation.answer().len();
         let usage =
@@ -284,6 +296,17 @@ impl<B: Backend> Loaded<B> {
         }
     }
 
+    /// Ends the answer under way where it is and returns its `Done`; its session keeps what was computed.
+    pub fn interrupt(&mut self) -> Result<Event> {
+        let active = self.active.as_mut().ok_or(Error::Closed { what: "the generation" })?;
+        if let Some(done) = &active.done {
+            return Ok(done.clone());
+        }
+        let session = self.sessions.get_mut(&active.session).ok_or(CLOSED)?;
+        active.generation.finish(session, FinishReason::Abort);
+        Ok(active.last(FinishReason::Abort))
+    }
+
     /// The next batch of the prompt or the next token. After `Done` it repeats `Done`.
     pub async fn next(&mut self) -> Result<Event> {
         let active = self.active.as_mut().ok_or(Error::Closed { what: "the generation" })?;
@@ -293,14 +316,7 @@ impl<B: Backend> Loaded<B> {
         let session = self.sessions.get_mut(&active.session).ok_or(CLOSED)?;
         match active.generation.next(&mut self.model, session).await? {
             Step::Prefill { done, total } => Ok(Event::Prefill { done, total }),
-            Step::Done(reason) => {
-                let rest = active.decoder.take().map(Decoder::finish).unwrap_or_default();
-                let (mut text, hit) = active.stops.push(&rest);
-                if !hit {
-                    text.push_str(&active.stops.finish());
-                }
-                Ok(active.finished(text, if hit { FinishReason::Stop } else { reason }))
-            }
+            Step::Done(reason) => Ok(active.last(reason)),
             Step::Token { id, logits } => {
                 active.first.get_or_insert_with(Instant::now);
                 let ends = active.options.stop_token_ids.contains(&id)
@@ -416,7 +432,9 @@ pub struct Info {
 
 /// A model on the backend that was chosen.
 pub enum Engine {
-    Cpu(Loaded<Naive>),
+    Cpu(Loaded<Cpu>),
+    #[cfg(feature = "gpu")]
+    Gpu(Loaded<Gpu>),
 }
 
 /// Runs the expression on whichever backend is inside.
@@ -424,12 +442,15 @@ macro_rules! each {
     ($engine:expr, $loaded:ident => $result:expr) => {
         match $engine {
             Engine::Cpu($loaded) => $result,
+            #[cfg(feature = "gpu")]
+            Engine::Gpu($loaded) => $result,
         }
     };
 }
 
 impl Engine {
-    /// Opens a checkpoint: configuration and tokenizer first, then the weights, straight into the backend.
+    /// Opens a checkpoint: configuration and tokenizer first, then the weights, straight into the backend. `cpu` makes the
+    /// CPU backend, with as many threads as it can have.
     ///
     /// # Errors
     /// Whatever is wrong with the files or the device. With [`DeviceChoice::Auto`] a GPU that cannot be had is no error:
@@ -437,6 +458,7 @@ impl Engine {
     pub async fn open<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>>(
         checkpoint: &Checkpoint<H, S, T>,
         options: &OpenOptions,
+        cpu: impl AsyncFnOnce(&Config) -> Result<Cpu>,
     ) -> Result<(Self, Info)> {
         let text = |bytes: Option<Vec<u8>>, file: &str| {
             bytes.map(|b| String::from_utf8(b).map_err(|_| Error::checkpoint(file, "not UTF-8"))).transpose()
@@ -470,10 +492,48 @@ impl Engine {
             reason: "device: 'cpu' was asked for".into(),
             chat: text.has_chat_template(),
         };
-        let _ = &mut info;
-        let backend = Naive::new(&config);
+        #[cfg(feature = "gpu")]
+        if options.device != DeviceChoice::Cpu {
+            match Self::open_gpu(checkpoint, &config, &text, options.device).await {
+                Ok((loaded, device)) => {
+                    info.device = "webgpu";
+                    info.adapter = Some(device.name());
+                    info.features = device.features();
+                    info.reason = "WebGPU is available".into();
+                    return Ok((Engine::Gpu(loaded), info));
+                }
+                Err(error) if options.device == DeviceChoice::Auto && error.is_of_the_gpu() => {
+                    info.reason = error.to_string();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        #[cfg(not(feature = "gpu"))]
+        if options.device == DeviceChoice::WebGpu {
+            return Err(Error::WebGpuUnavailable { reason: "this build has no GPU backend".into() });
+        }
+        let backend = cpu(&config).await?;
+        info.features.push(Cpu::lanes().into());
         let loaded = Loaded::load(checkpoint, config, backend, text).await?;
         Ok((Engine::Cpu(loaded), info))
+    }
+
+    /// The model on the GPU. Under [`DeviceChoice::Auto`] a GPU that is itself a program on the CPU counts as none: the
+    /// CPU backend is faster.
+    #[cfg(feature = "gpu")]
+    async fn open_gpu<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>>(
+        checkpoint: &Checkpoint<H, S, T>,
+        config: &Config,
+        text: &Rc<TextModel>,
+        choice: DeviceChoice,
+    ) -> Result<(Loaded<Gpu>, Device)> {
+        let device = Device::open(&DeviceOptions::default()).await?;
+        if choice == DeviceChoice::Auto && device.is_software() {
+            return Err(Error::WebGpuUnavailable { reason: format!("{} computes on the CPU", device.name()) });
+        }
+        let gpu = Gpu::new(&device, config)?;
+        let loaded = Loaded::load(checkpoint, config.clone(), gpu, text.clone()).await?;
+        Ok((loaded, device))
     }
 
     pub fn text(&self) -> &Rc<TextModel> {
@@ -502,6 +562,10 @@ impl Engine {
 
     pub fn stop(&mut self) {
         each!(self, loaded => loaded.stop())
+    }
+
+    pub fn interrupt(&mut self) -> Result<Event> {
+        each!(self, loaded => loaded.interrupt())
     }
 
     pub async fn next(&mut self) -> Result<Event> {

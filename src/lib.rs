@@ -11,4 +11,6 @@ pub mod stop;
 pub mod synthetic;
 pub mod text;
 pub mod tokenizer;
+#[cfg(target_arch = "wasm32")]
+pub mod web;
 pub mod weights;

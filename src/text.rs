@@ -20,6 +20,7 @@ pub struct TextModel {
     name: String,
     tokenizer: Tokenizer,
     special: SpecialTokens,
+    settings: TokenizerConfig,
     /// `None`: a completion model.
     template: Option<ChatTemplate>,
 }
@@ -48,7 +49,10 @@ impl TextModel {
         }
         let settings = files.tokenizer_config.as_deref().map(TokenizerConfig::parse).transpose()?;
         let generation = files.generation_config.as_deref().map(GenerationConfig::parse).transpose()?;
-        let template = settings.clone().unwrap_or_default().chat_template(files.chat_template.as_deref(), name);
+        let template = settings
+            .as_ref()
+            .unwrap_or(&TokenizerConfig::default())
+            .chat_template(files.chat_template.as_deref(), name);
         let template = match template {
             Err(Error::NoChatTemplate { .. }) => None,
             other => Some(other?),
@@ -60,7 +64,7 @@ impl TextModel {
             settings.as_ref(),
             &tokenizer,
         );
-        Ok(TextModel { name: name.into(), tokenizer, special, template })
+        Ok(TextModel { name: name.into(), tokenizer, special, settings: settings.unwrap_or_default(), template })
     }
 
     pub fn tokenizer(&self) -> &Tokenizer {
@@ -89,6 +93,14 @@ impl TextModel {
     /// [`Error::NoChatTemplate`] for a completion model; [`Error::Template`] if the template rejects the messages.
     pub fn encode_chat(&self, chat: &ChatInput) -> Result<Vec<u32>> {
         self.template()?.encode(&self.tokenizer, chat)
+    }
+
+    /// The same, through another template (Jinja source) if one is given.
+    pub fn encode_chat_with(&self, template: Option<&str>, chat: &ChatInput) -> Result<Vec<u32>> {
+        match template {
+            None => self.encode_chat(chat),
+            Some(_) => self.settings.chat_template(template, &self.name)?.encode(&self.tokenizer, chat),
+        }
     }
 
     /// The same as text, for people to read.
