@@ -7,3 +7,5 @@ pub mod bench;
 pub mod bytes;
 pub mod fetch;
 pub mod host;
+#[cfg(feature = "gpu")]
+pub mod webgpu;
