@@ -32,7 +32,7 @@ export class Chat {
 
   /**
    * @param {{ models: import('./models.js').Models, store: import('./store.js').Store, things: import('./tools/things.js').Things, settings: any,
-   *           tools: any[], perform(call: any): any }} deps
+   *           tools: any[], perform(call: any): any, explains(name: string, error: string): boolean }} deps
    */
   constructor(deps) {
     this.#deps = deps;
@@ -167,6 +167,7 @@ export class Chat {
     try {
       const session = await this.#open(turn);
       let input = /** @type {any} */ (turn.user);
+      let untold = true;
       this.#marks.set(turn, session.messages.length);
       for (let i = 0; i < MAX_STEPS && !current.stopped; i += 1) {
         /** @type {Step} */
@@ -179,6 +180,7 @@ export class Chat {
           this.#paintSoon(turn);
         }
         const result = await run.result;
+        untold = false;
         // What was left of a call when it was stopped is no text to show.
         if (result.finishReason !== 'abort') step.text = result.text;
         turn.runs.push({ usage: result.usage, timings: result.timings });
@@ -186,11 +188,18 @@ export class Chat {
         step.calls = (result.toolCalls ?? []).map((/** @type {any} */ c) => ({ name: c.name, arguments: c.arguments }));
         if (step.calls.length === 0) break;
         for (const call of step.calls) Object.assign(call, this.#deps.perform(call));
+        untold = true;
         this.#paintSoon(turn);
+        const unexplained = step.calls.filter((c) => c.ok === false && !this.#deps.explains(c.name, c.result.error));
+        if (unexplained.length) {
+          turn.steps.push({ text: unexplained.map(failure).join('\n\n'), calls: [] });
+          break;
+        }
         input = toolMessages(step.calls);
       }
       if (current.stopped) turn.finish = 'abort';
-      this.#seen = this.turns.indexOf(turn) + 1;
+      // What the model was not told yet (results, a message stopped before it was read) is told to a new session, with all the rest.
+      this.#seen = untold ? -1 : this.turns.indexOf(turn) + 1;
       if (turn.finish === 'context') this.#forgetHalf();
     } catch (error) {
       this.#drop();
@@ -362,6 +371,9 @@ export class Chat {
     area.setSelectionRange(area.value.length, area.value.length);
   }
 }
+
+/** The page's own words. @param {import('./cards.js').CallState} call */
+const failure = (call) => `Sorry, that did not work: ${call.result.error}${call.note ? ` (${call.note.replace(/\.$/, '')})` : ''}.`;
 
 /** Enter sends, Shift+Enter breaks the line; Enter that ends an input-method composition does neither. @param {KeyboardEvent} e */
 export const isSubmit = (e) => e.key === 'Enter' && !e.shiftKey && !e.isComposing;

@@ -47,7 +47,7 @@ test('the device is shown, with the reason for it', async () => {
   assert.equal(await page.innerText('#device-chip'), 'CPU');
   await page.click('#model-button');
   const info = await page.innerText('#model-info');
-  for (const fact of ['10.4 M parameters, 12 blocks run as 24 layers', 'CPU', 'WebGPU', 'context of 1,024 tokens']) assert.ok(info.includes(fact), `${fact} in ${info}`);
+  for (const fact of ['10.4 M parameters, 12 blocks run as 24 layers', 'Runs on\nCPU', 'Why', 'context of 1,024 tokens']) assert.ok(info.includes(fact), `${fact} in ${info}`);
   await page.keyboard.press('Escape');
 });
 
@@ -94,6 +94,14 @@ test('stop keeps what was said; the arrow key edits the last message', async () 
   await settled();
   assert.equal(await page.locator('.turn').count(), turns);
   assert.deepEqual(await texts(`${last} .card .value`), ['36']);
+});
+
+test('a failure that the model was not trained on is told by the page', async () => {
+  await say("what's 5 divided by 0");
+  assert.deepEqual(await texts(`${last} .card .status`), ['Failed']);
+  assert.deepEqual(await texts(`${last} .prose`), ['Sorry, that did not work: division by zero.']);
+  await say('show my gift list');
+  assert.match((await texts(`${last} .prose`))[0], /gift list/);
 });
 
 test('a timer rings', async () => {
