@@ -22,7 +22,8 @@ export class Chat {
   /** Turns before this one are no longer shown to the model. */ #from = 0;
   /** @type {any} */ #session = null;
   /** How many turns the session has seen. */ #seen = 0;
-  /** Length of the session's messages before each turn, to go back to. @type {Map<Turn, number>} */ #marks = new Map();
+  /** Messages that the session has yet to be told with the next one: results after a failure or a stop. @type {any[]} */ #owed = [];
+  /** The session before each turn, to go back to. @type {Map<Turn, { length: number, owed: any[] }>} */ #marks = new Map();
   /** The reply in progress. @type {{ run: any, stopped: boolean } | null} */ #current = null;
   /** @type {Promise<void>} */ #running = Promise.resolve();
   /** @type {Map<Turn, HTMLElement>} */ #views = new Map();
@@ -130,6 +131,7 @@ export class Chat {
     this.#session?.close();
     this.#session = null;
     this.#seen = 0;
+    this.#owed = [];
     this.#marks.clear();
   }
 
@@ -146,8 +148,9 @@ export class Chat {
     if (undone) toast('Took back what the replaced reply had done', { detail: `${undone} change${undone === 1 ? '' : 's'} undone.` });
     if (at < this.#from) this.#from = 0;
     const mark = this.#marks.get(turn);
-    if (this.#session && mark !== undefined) {
-      this.#session.truncate(mark);
+    if (this.#session && mark) {
+      this.#session.truncate(mark.length);
+      this.#owed = mark.owed;
       this.#seen = at;
     } else this.#drop();
     this.#markForgotten();
@@ -166,21 +169,20 @@ export class Chat {
     this.#busy(true);
     try {
       const session = await this.#open(turn);
-      let input = /** @type {any} */ (turn.user);
-      let untold = true;
-      this.#marks.set(turn, session.messages.length);
+      this.#marks.set(turn, { length: session.messages.length, owed: this.#owed });
+      this.#owed = [...this.#owed, { role: 'user', content: turn.user }];
       for (let i = 0; i < MAX_STEPS && !current.stopped; i += 1) {
         /** @type {Step} */
         const step = { text: '', calls: [] };
         turn.steps.push(step);
         const options = { ...settings.sampling(), ...(turn.warmth === undefined ? {} : { temperature: turn.warmth }) };
-        const run = (current.run = session.send(input, options));
+        const run = (current.run = session.send(this.#owed, options));
         for await (const chunk of run) {
           step.text += chunk.text;
           this.#paintSoon(turn);
         }
         const result = await run.result;
-        untold = false;
+        this.#owed = [];
         // What was left of a call when it was stopped is no text to show.
         if (result.finishReason !== 'abort') step.text = result.text;
         turn.runs.push({ usage: result.usage, timings: result.timings });
@@ -188,18 +190,16 @@ export class Chat {
         step.calls = (result.toolCalls ?? []).map((/** @type {any} */ c) => ({ name: c.name, arguments: c.arguments }));
         if (step.calls.length === 0) break;
         for (const call of step.calls) Object.assign(call, this.#deps.perform(call));
-        untold = true;
+        this.#owed = toolMessages(step.calls);
         this.#paintSoon(turn);
         const unexplained = step.calls.filter((c) => c.ok === false && !this.#deps.explains(c.name, c.result.error));
         if (unexplained.length) {
           turn.steps.push({ text: unexplained.map(failure).join('\n\n'), calls: [] });
           break;
         }
-        input = toolMessages(step.calls);
       }
       if (current.stopped) turn.finish = 'abort';
-      // What the model was not told yet (results, a message stopped before it was read) is told to a new session, with all the rest.
-      this.#seen = untold ? -1 : this.turns.indexOf(turn) + 1;
+      this.#seen = this.turns.indexOf(turn) + 1;
       if (turn.finish === 'context') this.#forgetHalf();
     } catch (error) {
       this.#drop();
