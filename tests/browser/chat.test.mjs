@@ -134,4 +134,18 @@ test('with the network off, page and model load and chat', async () => {
   await context.setOffline(false);
 });
 
+test('markdown of the model is shown safely', async () => {
+  const html = await page.evaluate(async () => {
+    const { markdown } = await import('/markdown.js');
+    const text = '**bold** <img src=x onerror=alert(1)> ![i](https://example.org/i.png) [bad](javascript:alert(1)) [good](https://example.org)\n\n<script>alert(1)</script>\n\n```js\n<b>\n```';
+    const box = document.createElement('div');
+    box.append(markdown(text, () => {}));
+    return box.innerHTML;
+  });
+  assert.match(html, /<strong>bold<\/strong> &lt;img src=x onerror=alert\(1\)&gt;/);
+  assert.match(html, /<a [^>]*href="https:\/\/example.org"[^>]*>good<\/a>/);
+  assert.match(html, /<code>&lt;b&gt;\n<\/code>/);
+  assert.doesNotMatch(html, /<img|<script|javascript:/);
+});
+
 test('no error, no violation of the content security policy, no other origin', () => assert.deepEqual(complaints, []));
