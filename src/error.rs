@@ -60,6 +60,9 @@ pub enum Error {
     /// WebGPU was asked for by name and cannot be had.
     #[error("WebGPU is not available: {reason}")]
     WebGpuUnavailable { reason: String },
+    /// Main memory (in wasm: 4 GB at most a thread) could not hold what the model needs.
+    #[error("out of memory: {what} needs {bytes} bytes more")]
+    OutOfMemory { what: String, bytes: u64 },
     /// The GPU could not allocate what the model needs.
     #[error("out of GPU memory: {what} needs {bytes} bytes")]
     GpuOutOfMemory { what: String, bytes: u64 },
@@ -69,6 +72,9 @@ pub enum Error {
     /// The GPU reported an error that is not one of the above.
     #[error("GPU: {problem}")]
     Gpu { problem: String },
+    /// The caller's signal aborted the work.
+    #[error("aborted")]
+    Aborted,
     /// The object was closed.
     #[error("{what} is closed")]
     Closed { what: &'static str },
@@ -101,9 +107,11 @@ impl Error {
             Error::Storage { .. } => "storage",
             Error::InUse { .. } => "model-in-use",
             Error::WebGpuUnavailable { .. } => "webgpu-unavailable",
+            Error::OutOfMemory { .. } => "out-of-memory",
             Error::GpuOutOfMemory { .. } => "gpu-out-of-memory",
             Error::DeviceLost { .. } => "device-lost",
             Error::Gpu { .. } => "gpu-error",
+            Error::Aborted => "aborted",
             Error::Closed { .. } => "closed",
             Error::Io { .. } => "io",
             Error::Internal { .. } => "internal",
@@ -137,13 +145,21 @@ impl Error {
             Error::Storage { .. } => "Load with cache: 'none', or leave private browsing.",
             Error::InUse { .. } => "Close the model in every tab first.",
             Error::WebGpuUnavailable { .. } => "Load with device: 'auto' or 'cpu', or use a browser with WebGPU.",
+            Error::OutOfMemory { .. } => "Use a smaller contextLength or dtype: 'q8', or close other tabs.",
             Error::GpuOutOfMemory { .. } => "Use a smaller contextLength, dtype: 'q8' or device: 'cpu'.",
             Error::DeviceLost { .. } => "Load the model again, or with device: 'cpu'.",
             Error::Gpu { .. } => "Load with device: 'cpu' and report the message with your adapter's name.",
+            Error::Aborted => "Nothing is wrong; what was already downloaded is kept.",
             Error::Closed { .. } => "Load the model, or open a session, again.",
             Error::Io { .. } => "Check the path and its permissions.",
             Error::Internal { .. } => "Please report this message with the steps that led to it.",
         }
+    }
+
+    /// Whether another device might do: nothing is wrong with the model.
+    pub fn is_of_the_gpu(&self) -> bool {
+        use Error::{DeviceLost, Gpu, GpuOutOfMemory, WebGpuUnavailable};
+        matches!(self, WebGpuUnavailable { .. } | GpuOutOfMemory { .. } | DeviceLost { .. } | Gpu { .. })
     }
 
     pub(crate) fn config(field: &str, problem: impl fmt::Display) -> Self {

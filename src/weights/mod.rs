@@ -6,7 +6,17 @@
 //!                    -> TensorSink::write(tensor, offset, bytes)      (a piece is dropped before the fifth is held)
 //! ```
 
+pub mod checkpoint;
+pub mod http;
+pub mod plan;
+pub mod safetensors;
+pub mod source;
+
+pub use checkpoint::{Abort, Checkpoint, Event, Options, Phase, Progress, Report};
+pub use source::{Host, NoStore, Source, Store};
+
 use crate::error::Result;
+use serde::{Deserialize, Serialize};
 
 /// A run of bytes, wherever it lies: Rust memory, or a JavaScript buffer that never enters wasm memory.
 pub trait Bytes {
@@ -28,6 +38,49 @@ pub trait Bytes {
     }
 }
 
+/// Owned [`Bytes`] that a piece is put together in.
+pub trait Buffer: Bytes + Sized + 'static {
+    /// `len` zero bytes; `None` where there is no memory for them.
+    fn zeroed(len: usize) -> Option<Self>;
+
+    /// Copies bytes `range` of `from` to offset `at`.
+    fn copy_from(&mut self, at: usize, from: &Self, range: std::ops::Range<usize>);
+
+    fn to_vec(&self) -> Vec<u8> {
+        let mut copy = vec![0; self.len()];
+        self.read(0, &mut copy);
+        copy
+    }
+}
+
+impl Bytes for Vec<u8> {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn read(&self, offset: usize, out: &mut [u8]) {
+        self.as_slice().read(offset, out);
+    }
+
+    #[cfg(feature = "gpu")]
+    fn upload(&self, range: std::ops::Range<usize>, queue: &wgpu::Queue, buffer: &wgpu::Buffer, at: u64) {
+        self.as_slice().upload(range, queue, buffer, at);
+    }
+}
+
+impl Buffer for Vec<u8> {
+    fn zeroed(len: usize) -> Option<Self> {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len).ok()?;
+        bytes.resize(len, 0);
+        Some(bytes)
+    }
+
+    fn copy_from(&mut self, at: usize, from: &Self, range: std::ops::Range<usize>) {
+        self[at..at + range.len()].copy_from_slice(&from[range]);
+    }
+}
+
 impl Bytes for [u8] {
     fn len(&self) -> usize {
         self.len()
@@ -44,7 +97,7 @@ impl Bytes for [u8] {
 }
 
 /// Element type of a stored tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Dtype {
     F16,
     Bf16,
@@ -62,12 +115,27 @@ impl Dtype {
 }
 
 /// One tensor of a checkpoint, as its file describes it. Row-major, little-endian.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorInfo {
     /// Hugging Face name, such as `model.layers.0.self_attn.q_proj.weight`.
     pub name: String,
     pub dtype: Dtype,
     pub shape: Vec<usize>,
+}
+
+impl TensorInfo {
+    /// `None` if the shape's size in bytes cannot be counted (on any platform: the limit is 2^53).
+    pub fn checked(name: String, dtype: Dtype, shape: &[u64]) -> Option<Self> {
+        // A zero must not hide an overflow before it: count the other factors.
+        let bytes = shape.iter().try_fold(dtype.size() as u64, |n, &d| n.checked_mul(d.max(1)))?;
+        let shape = shape.iter().map(|&d| usize::try_from(d).ok()).collect::<Option<_>>()?;
+        (bytes <= 1 << 53).then_some(Self { name, dtype, shape })
+    }
+
+    /// Size of the tensor's data in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.shape.iter().fold(self.dtype.size() as u64, |n, &d| n * d as u64)
+    }
 }
 
 /// Takes the tensors of a checkpoint as their bytes arrive: the model under construction.

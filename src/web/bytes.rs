@@ -1,0 +1,48 @@
+//! Bytes in a JavaScript buffer: they never enter wasm memory on their way from network or store to the GPU.
+
+use crate::weights::{Buffer, Bytes};
+use js_sys::{Array, Reflect, Uint8Array};
+use std::ops::Range;
+use wasm_bindgen::{JsCast, JsValue};
+
+#[derive(Debug, Clone)]
+pub struct JsBytes(pub Uint8Array);
+
+impl Bytes for JsBytes {
+    fn len(&self) -> usize {
+        self.0.length() as usize
+    }
+
+    fn read(&self, offset: usize, out: &mut [u8]) {
+        self.0.subarray(offset as u32, (offset + out.len()) as u32).copy_to(out);
+    }
+
+    #[cfg(feature = "gpu")]
+    fn upload(&self, range: Range<usize>, queue: &wgpu::Queue, buffer: &wgpu::Buffer, at: u64) {
+        if let (Some(queue), Some(buffer)) = (queue.as_webgpu(), buffer.as_webgpu()) {
+            let part = self.0.subarray(range.start as u32, range.end as u32);
+            if queue.write_buffer_with_f64_and_u8_array(buffer, at as f64, &part).is_ok() {
+                return;
+            }
+        }
+        // Not the browser's WebGPU, or it threw: wgpu reports what is wrong.
+        let mut copy = vec![0; range.len()];
+        self.read(range.start, &mut copy);
+        queue.write_buffer(buffer, at, &copy);
+    }
+}
+
+impl Buffer for JsBytes {
+    fn zeroed(len: usize) -> Option<Self> {
+        let constructor = Reflect::get(&js_sys::global(), &JsValue::from_str("Uint8Array")).ok()?;
+        let array = Reflect::construct(
+            constructor.unchecked_ref::<js_sys::Function>(),
+            &Array::of1(&JsValue::from_f64(len as f64)),
+        );
+        array.ok().map(|array| Self(array.unchecked_into()))
+    }
+
+    fn copy_from(&mut self, at: usize, from: &Self, range: Range<usize>) {
+        self.0.set(&from.0.subarray(range.start as u32, range.end as u32), at as u32);
+    }
+}

@@ -1,0 +1,747 @@
+//! The policy: each piece of a plan comes from the store if it is there and sound, else from the source;
+//! it is verified, stored, handed to the sink in plan order and dropped.
+
+use super::plan::{Digest, FileMeta, Plan};
+use super::source::{Host, LockMode, Source, Store};
+use super::{Buffer, Bytes, TensorSink};
+use crate::error::{Error, Result};
+use futures_util::stream::{self, StreamExt};
+use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashSet};
+use std::future::{Future, poll_fn};
+use std::ops::Range;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+/// Pieces fetched at a time; with the one that the sink reads from, no more than these are held.
+const PARALLEL: usize = 4;
+/// Times that a piece is fetched whose bytes turn out wrong.
+const BAD_PIECE_ATTEMPTS: usize = 4;
+/// Longest file beside the weights, in bytes (tokenizer.json of a 256k vocabulary: 34 MB).
+const MAX_SMALL: u64 = 64 << 20;
+/// Least milliseconds between two progress events.
+const PROGRESS_INTERVAL: f64 = 50.0;
+const RECORD_VERSION: u32 = 1;
+
+/// Stops a load at its next await, or at once if it is waiting. Clones share the flag.
+#[derive(Clone, Default)]
+pub struct Abort(Rc<(Cell<bool>, RefCell<Vec<Waker>>)>);
+
+impl Abort {
+    pub fn abort(&self) {
+        self.0.0.set(true);
+        self.0.1.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// Runs `work`, or drops it and returns [`Error::Aborted`] as soon as the flag is raised.
+    pub async fn guard<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            if self.0.0.get() {
+                return Poll::Ready(Err(Error::Aborted));
+            }
+            let mut wakers = self.0.1.borrow_mut();
+            if !wakers.iter().any(|w| w.will_wake(context.waker())) {
+                wakers.push(context.waker().clone());
+            }
+            drop(wakers);
+            work.as_mut().poll(context)
+        })
+        .await
+    }
+}
+
+/// When the SHA-256 of a stored piece is checked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// Before it is stored and each time it is read.
+    #[default]
+    Always,
+    /// Before it is stored.
+    First,
+}
+
+#[derive(Clone, Default)]
+pub struct Options {
+    pub verify: Verify,
+    pub abort: Abort,
+    /// Ask the source whether the model changed, even if a complete copy is stored.
+    pub refresh: bool,
+}
+
+/// What a load is doing. Later phases belong to the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Finding out what there is and what is missing.
+    Check,
+    /// Pieces come from the source (and, in between, from the store).
+    Download,
+    /// Every piece is stored: they are read, checked and handed over.
+    Verify,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Progress {
+    pub phase: Phase,
+    /// Bytes that have arrived, from wherever.
+    pub loaded_bytes: u64,
+    /// Bytes that the model needs.
+    pub total_bytes: u64,
+    /// Those of the arrived bytes that came from the store.
+    pub cached_bytes: u64,
+    /// Of the last seconds.
+    pub bytes_per_second: f64,
+    /// Until every byte has arrived; unknown at first.
+    pub eta_seconds: Option<f64>,
+    pub file: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum Event {
+    Progress(Progress),
+    /// Another tab is downloading this model: waiting for it.
+    Waiting,
+    /// The browser threw away pieces of a model that had been stored completely; they are fetched again.
+    Evicted {
+        pieces: usize,
+        of: usize,
+        bytes: u64,
+    },
+    /// A stored piece was not what had been stored; it is fetched again.
+    Repaired {
+        file: String,
+        piece: String,
+    },
+    /// The storage failed: pieces are streamed from the source from here on and not kept.
+    StorageFailed {
+        code: String,
+        message: String,
+    },
+}
+
+/// What a finished load did, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    pub total_bytes: u64,
+    pub cached_bytes: u64,
+    pub downloaded_bytes: u64,
+    /// Every piece is in the store.
+    pub stored: bool,
+    /// The browser promised not to evict it.
+    pub persisted: bool,
+}
+
+/// What the store knows of a model: enough to load it with no network at all.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub version: u32,
+    pub commit: Option<String>,
+    pub plan: Plan,
+    /// Whether each tensor of the plan is needed.
+    pub wanted: Vec<bool>,
+    /// Key and size of each file beside the weights that was asked for; `None` where there is no such file.
+    pub files: BTreeMap<String, Option<(String, u64)>>,
+    /// SHA-256 of each piece, by key, as they were when the model was complete.
+    pub digests: BTreeMap<String, Digest>,
+    /// Every needed piece was stored and every whole-file hash was right.
+    pub complete: bool,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub last_used: f64,
+}
+
+impl Record {
+    /// `None` for what another version of this package, or nobody, wrote: such a model is planned anew.
+    pub fn parse(text: &str) -> Option<Self> {
+        let record: Self = serde_json::from_str(text).ok()?;
+        (record.version == RECORD_VERSION && record.wanted.len() == record.plan.tensors.len()).then_some(record)
+    }
+
+    /// Keys of everything that belongs to the model.
+    pub fn keys(&self, id: &str) -> Vec<String> {
+        let pieces = pieces(id, &self.plan, &self.wanted).into_iter().map(|p| p.key);
+        pieces.chain(self.files.values().flatten().map(|(key, _)| key.clone())).collect()
+    }
+
+    pub fn bytes(&self, id: &str) -> u64 {
+        let pieces: u64 = pieces(id, &self.plan, &self.wanted).iter().map(Piece::len).sum();
+        pieces + self.files.values().flatten().map(|(_, size)| size).sum::<u64>()
+    }
+}
+
+/// The unit of download, verification and storage.
+#[derive(Debug, Clone)]
+pub(super) struct Piece {
+    /// Index into [`Plan::files`].
+    pub file: usize,
+    pub range: Range<u64>,
+    /// Identity of the content: its hash, or else the version of the file that it is a range of.
+    pub key: String,
+    pub sha256: Option<Digest>,
+}
+
+impl Piece {
+    pub fn len(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+}
+
+/// The pieces that hold bytes of wanted tensors. A file with a hash of its whole and none of its pieces is
+/// needed wholly: nothing less can be verified.
+pub(super) fn pieces(id: &str, plan: &Plan, wanted: &[bool]) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    for (index, file) in plan.files.iter().enumerate() {
+        let tensors = || plan.tensors.iter().zip(wanted).filter(|(t, wanted)| t.file == index && **wanted);
+        let wholly = file.sha256.is_some() && file.piece_sha256(0).is_none() && tensors().next().is_some();
+        for (n, range) in file.ranges().enumerate() {
+            if !wholly && !tensors().any(|(t, _)| t.start < range.end && t.end() > range.start) {
+                continue;
+            }
+            let sha256 = file.piece_sha256(n);
+            let Range { start, end } = range;
+            let key = match (sha256, file.sha256) {
+                (Some(piece), _) => format!("sha256:{piece}"),
+                (None, Some(whole)) => format!("sha256:{whole}:{start}-{end}"),
+                (None, None) => {
+                    let version = file.version.as_deref().unwrap_or_default();
+                    format!("{id}|{}|{version}|{}|{start}-{end}", file.name, file.size)
+                }
+            };
+            pieces.push(Piece { file: index, range, key, sha256 });
+        }
+    }
+    pieces
+}
+
+/// An opened model: its plan is known, its small files can be read, its weights loaded.
+/// While it lives, the stored copy cannot be deleted.
+pub struct Checkpoint<H, S, T: Store> {
+    host: H,
+    source: S,
+    store: T,
+    options: Options,
+    on_event: Box<dyn Fn(Event)>,
+    id: String,
+    record: RefCell<Record>,
+    /// The copy that `record` replaces is complete and stays until `record` is.
+    replaces: bool,
+    /// The store failed, or the source needs none.
+    bypass: Cell<bool>,
+    _in_use: Option<T::Lock>,
+}
+
+impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoint<H, S, T> {
+    /// Plans the model: from the store, with no network, if a complete copy is there; else from the source.
+    pub async fn open(
+        host: H,
+        source: S,
+        store: T,
+        options: Options,
+        on_event: impl Fn(Event) + 'static,
+    ) -> Result<Self> {
+        let abort = options.abort.clone();
+        abort.guard(Self::open_inner(host, source, store, options, Box::new(on_event))).await
+    }
+
+    async fn open_inner(host: H, source: S, store: T, options: Options, on_event: Box<dyn Fn(Event)>) -> Result<Self> {
+        let id = source.id();
+        let bypass = Cell::new(!source.remote());
+        let fail = |error: Error| {
+            if !bypass.replace(true) {
+                on_event(storage_failed(&error));
+            }
+        };
+        let mut in_use = None;
+        let mut old = None;
+        if !bypass.get() {
+            match store.lock(&use_lock(&id), LockMode::Shared, true).await {
+                Ok(lock) => in_use = lock,
+                Err(error) => fail(error),
+            }
+            match store.record(&id).await {
+                Ok(text) => old = text.as_deref().and_then(Record::parse),
+                Err(error) => fail(error),
+            }
+        }
+        if let Some(record) = &old
+            && !options.refresh
+        {
+            if let Some(commit) = &record.commit {
+                source.pin(commit);
+            }
+            if record.complete {
+                let pieces = pieces(&id, &record.plan, &record.wanted);
+                let keys: Vec<_> = pieces.iter().map(|p| p.key.clone()).collect();
+                let present = store.present(&keys).await.unwrap_or_else(|e| {
+                    fail(e);
+                    vec![false; keys.len()]
+                });
+                let gone = pieces.iter().zip(&present).filter(|(_, present)| !**present);
+                let (count, bytes) = gone.fold((0, 0), |(n, bytes), (p, _)| (n + 1, bytes + p.len()));
+                if count == 0 {
+                    let record = RefCell::new(record.clone());
+                    let _in_use = in_use;
+                    return Ok(Self {
+                        host,
+                        source,
+                        store,
+                        options,
+                        on_event,
+                        id,
+                        record,
+                        replaces: false,
+                        bypass,
+                        _in_use,
+                    });
+                }
+                on_event(Event::Evicted { pieces: count, of: pieces.len(), bytes });
+            }
+        }
+        let plan = Plan::of(&source).await?;
+        let record = match &old {
+            Some(old) if old.plan == plan => old.clone(),
+            _ => Record {
+                version: RECORD_VERSION,
+                commit: source.commit(),
+                wanted: vec![true; plan.tensors.len()],
+                plan,
+                files: BTreeMap::new(),
+                digests: BTreeMap::new(),
+                complete: false,
+                last_used: host.wall_clock(),
+            },
+        };
+        let replaces = old.is_some_and(|old| old.complete && old.plan != record.plan);
+        let record = RefCell::new(record);
+        Ok(Self { host, source, store, options, on_event, id, record, replaces, bypass, _in_use: in_use })
+    }
+
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub fn source(&self) -> &S {
+        &self.source
+    }
+
+    /// A copy of the plan.
+    pub fn plan(&self) -> Plan {
+        self.record.borrow().plan.clone()
+    }
+
+    /// A file beside the weights, whole; `None` if there is no such file.
+    pub async fn file(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.options.abort.guard(self.file_inner(name)).await
+    }
+
+    async fn file_inner(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let known = self.record.borrow().files.get(name).cloned();
+        match known {
+            Some(None) => return Ok(None),
+            Some(Some((key, _))) => {
+                if let Some((bytes, _)) = self.stored(&key, None, name, "the whole file").await? {
+                    return Ok(Some(bytes.to_vec()));
+                }
+            }
+            None => {}
+        }
+        let expected = self.record.borrow().plan.others.iter().find(|f| f.name == name).and_then(|f| f.sha256);
+        let Some(bytes) = self.source.read_all(name, MAX_SMALL).await? else {
+            self.record.borrow_mut().files.insert(name.into(), None);
+            return Ok(None);
+        };
+        let got = self.host.sha256(&bytes).await?;
+        if let Some(expected) = expected
+            && got != expected
+        {
+            return Err(integrity(name, "the whole file", expected, got));
+        }
+        let key = format!("sha256:{got}");
+        let mut files = self.record.borrow().files.clone();
+        files.insert(name.into(), Some((key.clone(), bytes.len() as u64)));
+        self.record.borrow_mut().files = files;
+        self.put_record().await;
+        self.put(&key, &bytes, got).await;
+        Ok(Some(bytes.to_vec()))
+    }
+
+    /// Feeds `sink` with the wanted tensors. On success the model is complete in the store (unless that failed).
+    pub async fn load(&self, sink: &mut dyn TensorSink) -> Result<Report> {
+        self.options.abort.guard(self.load_inner(sink)).await
+    }
+
+    async fn load_inner(&self, sink: &mut dyn TensorSink) -> Result<Report> {
+        let plan = self.plan();
+        let wanted = sink.begin(&plan.infos())?;
+        if wanted.len() != plan.tensors.len() {
+            return Err(Error::internal("the sink did not answer for every tensor"));
+        }
+        let mut pieces = pieces(&self.id, &plan, &wanted);
+        {
+            let mut record = self.record.borrow_mut();
+            for piece in &mut pieces {
+                piece.sha256 = piece.sha256.or_else(|| record.digests.get(&piece.key).copied());
+            }
+            record.complete &= record.wanted == wanted;
+            record.wanted.clone_from(&wanted);
+            record.last_used = self.host.wall_clock();
+        }
+        let progress = Meter::new(&self.host, &self.on_event, pieces.iter().map(Piece::len).sum());
+        progress.emit(Phase::Check, "", true);
+
+        let mut missing = self.missing(&pieces).await;
+        let mut download_lock = None;
+        if missing > 0 && !self.bypass.get() {
+            let name = format!("mobilellm download {}", self.id);
+            download_lock = self.lock(&name, false).await;
+            if download_lock.is_none() && !self.bypass.get() {
+                (self.on_event)(Event::Waiting);
+                download_lock = self.lock(&name, true).await;
+                missing = self.missing(&pieces).await;
+            }
+        }
+        if missing > 0 && !self.bypass.get() {
+            if let Some(free) = self.store.free().await
+                && free < missing
+            {
+                return Err(Error::Quota { needed: missing, free });
+            }
+            self.put_record().await;
+        }
+        let phase = if missing > 0 || self.bypass.get() { Phase::Download } else { Phase::Verify };
+
+        let parallel = if plan.files.iter().all(|f| self.source.ranged(f)) { PARALLEL } else { 1 };
+        let mut whole = WholeFile::default();
+        let mut digests = BTreeMap::new();
+        let mut arriving = stream::iter(&pieces)
+            .map(|piece| self.piece(piece, &plan.files[piece.file], &progress, phase))
+            .buffered(parallel);
+        while let Some(bytes) = arriving.next().await {
+            let (piece, bytes, sha256) = bytes?;
+            digests.insert(piece.key.clone(), sha256);
+            let file = &plan.files[piece.file];
+            if let Some(expected) = file.sha256
+                && piece.sha256.is_none()
+                && let Some(got) = whole.update(piece, file, &bytes)
+                && got != expected
+            {
+                let keys: Vec<_> = pieces.iter().filter(|p| p.file == piece.file).map(|p| p.key.clone()).collect();
+                let _ = self.store.delete_pieces(&keys).await;
+                return Err(integrity(&file.name, "the whole file", expected, got));
+            }
+            for (number, tensor) in plan.tensors.iter().enumerate() {
+                let (start, end) = (tensor.start.max(piece.range.start), tensor.end().min(piece.range.end));
+                if wanted[number] && tensor.file == piece.file && start < end {
+                    let within = Window {
+                        bytes: &bytes,
+                        start: (start - piece.range.start) as usize,
+                        len: (end - start) as usize,
+                    };
+                    sink.write(number, start - tensor.start, &within)?;
+                }
+            }
+        }
+        drop(arriving);
+        progress.emit(phase, "", true);
+        self.record.borrow_mut().digests = digests;
+        let persisted = self.finish(progress.downloaded() > 0).await;
+        drop(download_lock);
+        Ok(Report {
+            total_bytes: progress.total,
+            cached_bytes: progress.cached.get(),
+            downloaded_bytes: progress.downloaded(),
+            stored: !self.bypass.get(),
+            persisted,
+        })
+    }
+
+    /// Bytes of the pieces that are not in the store.
+    async fn missing(&self, pieces: &[Piece]) -> u64 {
+        let keys: Vec<_> = pieces.iter().map(|p| p.key.clone()).collect();
+        let present = if self.bypass.get() { Ok(Vec::new()) } else { self.store.present(&keys).await };
+        let present = present.unwrap_or_else(|e| {
+            self.storage_failed(&e);
+            Vec::new()
+        });
+        pieces.iter().enumerate().filter(|(n, _)| present.get(*n) != Some(&true)).map(|(_, p)| p.len()).sum()
+    }
+
+    async fn lock(&self, name: &str, wait: bool) -> Option<T::Lock> {
+        self.store.lock(name, LockMode::Exclusive, wait).await.unwrap_or_else(|e| {
+            self.storage_failed(&e);
+            None
+        })
+    }
+
+    /// One piece: stored and sound, or fetched, verified and stored.
+    async fn piece<'p>(
+        &self,
+        piece: &'p Piece,
+        file: &FileMeta,
+        progress: &Meter<'_, H>,
+        phase: Phase,
+    ) -> Result<(&'p Piece, H::Bytes, Digest)> {
+        let Range { start, end } = piece.range;
+        let label = format!("bytes {start}-{end}");
+        let known = Some((piece.sha256, piece.len()));
+        if let Some((bytes, sha256)) = self.stored(&piece.key, known, &file.name, &label).await? {
+            progress.cached(piece.len());
+            progress.emit(phase, &file.name, false);
+            return Ok((piece, bytes, sha256));
+        }
+        let mut attempt = 0;
+        loop {
+            let so_far = Cell::new(0);
+            let arrived = |n: u64| {
+                progress.arrived(n as i64 - so_far.replace(n) as i64);
+                progress.emit(Phase::Download, &file.name, false);
+            };
+            let bytes = self.source.read(file, piece.range.clone(), attempt, &arrived).await?;
+            arrived(piece.len());
+            let got = self.host.sha256(&bytes).await?;
+            match piece.sha256 {
+                Some(expected) if expected != got => {
+                    arrived(0);
+                    attempt += 1;
+                    if attempt == BAD_PIECE_ATTEMPTS {
+                        return Err(integrity(&file.name, &label, expected, got));
+                    }
+                }
+                _ => {
+                    self.put(&piece.key, &bytes, got).await;
+                    return Ok((piece, bytes, got));
+                }
+            }
+        }
+    }
+
+    /// A stored piece, if it is there and sound. `known`: hash (if known beforehand) and length that it must have.
+    async fn stored(
+        &self,
+        key: &str,
+        known: Option<(Option<Digest>, u64)>,
+        file: &str,
+        label: &str,
+    ) -> Result<Option<(H::Bytes, Digest)>> {
+        if self.bypass.get() {
+            return Ok(None);
+        }
+        let (bytes, stored) = match self.store.piece(key).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                self.storage_failed(&error);
+                return Ok(None);
+            }
+        };
+        let (expected, len) = match known {
+            Some((expected, len)) => (expected.unwrap_or(stored), len),
+            None => (stored, bytes.len() as u64),
+        };
+        let sound = bytes.len() as u64 == len
+            && stored == expected
+            && (self.options.verify == Verify::First || self.host.sha256(&bytes).await? == expected);
+        if sound {
+            return Ok(Some((bytes, stored)));
+        }
+        (self.on_event)(Event::Repaired { file: file.into(), piece: label.into() });
+        if let Err(error) = self.store.delete_pieces(&[key.into()]).await {
+            self.storage_failed(&error);
+        }
+        Ok(None)
+    }
+
+    async fn put(&self, key: &str, bytes: &H::Bytes, sha256: Digest) {
+        if !self.bypass.get()
+            && let Err(error) = self.store.put_piece(key, bytes, sha256).await
+        {
+            self.storage_failed(&error);
+        }
+    }
+
+    async fn put_record(&self) {
+        if self.bypass.get() {
+            return;
+        }
+        let key = if self.replaces && !self.record.borrow().complete { next(&self.id) } else { self.id.clone() };
+        let text = serde_json::to_string(&*self.record.borrow());
+        let written = match text {
+            Ok(text) => self.store.put_record(&key, &text).await,
+            Err(e) => Err(Error::internal(e)),
+        };
+        if let Err(error) = written {
+            self.storage_failed(&error);
+        }
+    }
+
+    /// Records the model as complete, asks to keep it, and collects what no model uses any more.
+    async fn finish(&self, fetched: bool) -> bool {
+        if self.bypass.get() {
+            return false;
+        }
+        self.record.borrow_mut().complete = true;
+        self.put_record().await;
+        let persisted = self.store.persist().await;
+        if fetched {
+            let tidied = match self.store.delete_record(&next(&self.id)).await {
+                Ok(()) => collect(&self.store).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = tidied {
+                self.storage_failed(&error);
+            }
+        }
+        persisted
+    }
+
+    fn storage_failed(&self, error: &Error) {
+        if !self.bypass.replace(true) {
+            (self.on_event)(storage_failed(error));
+        }
+    }
+}
+
+/// Deletes the pieces that no record needs.
+pub(super) async fn collect<T: Store>(store: &T) -> Result<usize> {
+    store
+        .collect(&|records| {
+            let mut used = HashSet::new();
+            for (id, record) in records {
+                if let Some(record) = Record::parse(record) {
+                    used.extend(record.keys(id.trim_end_matches(NEXT)));
+                }
+            }
+            used
+        })
+        .await
+}
+
+/// Marks the record of a new version of a model while the old version is still the complete one.
+const NEXT: &str = "#next";
+
+fn next(id: &str) -> String {
+    format!("{id}{NEXT}")
+}
+
+/// Held shared by whoever uses a model, exclusively by whoever deletes it.
+pub(super) fn use_lock(id: &str) -> String {
+    format!("mobilellm use {id}")
+}
+
+fn storage_failed(error: &Error) -> Event {
+    Event::StorageFailed { code: error.code().into(), message: error.to_string() }
+}
+
+fn integrity(file: &str, piece: &str, expected: Digest, got: Digest) -> Error {
+    Error::Integrity { file: file.into(), piece: piece.into(), expected: expected.to_string(), got: got.to_string() }
+}
+
+/// Part of a piece.
+struct Window<'a, B> {
+    bytes: &'a B,
+    start: usize,
+    len: usize,
+}
+
+impl<B: Bytes> Bytes for Window<'_, B> {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn read(&self, offset: usize, out: &mut [u8]) {
+        debug_assert!(offset + out.len() <= self.len);
+        self.bytes.read(self.start + offset, out);
+    }
+
+    #[cfg(feature = "gpu")]
+    fn upload(&self, range: Range<usize>, queue: &wgpu::Queue, buffer: &wgpu::Buffer, at: u64) {
+        self.bytes.upload(self.start + range.start..self.start + range.end, queue, buffer, at);
+    }
+}
+
+/// SHA-256 of a file whose pieces pass by in order.
+#[derive(Default)]
+struct WholeFile(sha2::Sha256);
+
+impl WholeFile {
+    /// The file's hash, once its last piece has passed.
+    fn update(&mut self, piece: &Piece, file: &FileMeta, bytes: &impl Bytes) -> Option<Digest> {
+        let mut block = vec![0; 1 << 16];
+        for at in (0..bytes.len()).step_by(block.len()) {
+            let n = block.len().min(bytes.len() - at);
+            bytes.read(at, &mut block[..n]);
+            self.0.update(&block[..n]);
+        }
+        (piece.range.end == file.size).then(|| Digest(self.0.finalize_reset().into()))
+    }
+}
+
+/// Counts bytes and reports them, at most every [`PROGRESS_INTERVAL`].
+struct Meter<'a, H> {
+    host: &'a H,
+    on_event: &'a dyn Fn(Event),
+    total: u64,
+    cached: Cell<u64>,
+    downloaded: Cell<i64>,
+    last: Cell<f64>,
+    /// Time and downloaded bytes of a moment one to three seconds ago, and of a newer one.
+    window: Cell<[(f64, i64); 2]>,
+}
+
+impl<'a, H: Host> Meter<'a, H> {
+    fn new(host: &'a H, on_event: &'a dyn Fn(Event), total: u64) -> Self {
+        let start = (host.now(), 0);
+        Self {
+            host,
+            on_event,
+            total,
+            cached: Cell::new(0),
+            downloaded: Cell::new(0),
+            last: Cell::new(f64::NEG_INFINITY),
+            window: Cell::new([start; 2]),
+        }
+    }
+
+    fn cached(&self, bytes: u64) {
+        self.cached.set(self.cached.get() + bytes);
+    }
+
+    fn arrived(&self, change: i64) {
+        self.downloaded.set(self.downloaded.get() + change);
+    }
+
+    fn downloaded(&self) -> u64 {
+        self.downloaded.get().max(0) as u64
+    }
+
+    fn emit(&self, phase: Phase, file: &str, always: bool) {
+        let now = self.host.now();
+        if !always && now - self.last.get() < PROGRESS_INTERVAL {
+            return;
+        }
+        self.last.set(now);
+        let loaded_bytes = self.cached.get() + self.downloaded();
+        let [mut old, mut new] = self.window.get();
+        if now - new.0 > 1500.0 {
+            (old, new) = (new, (now, loaded_bytes as i64));
+            self.window.set([old, new]);
+        }
+        let seconds = (now - old.0) / 1e3;
+        let speed = if seconds > 0.0 { (loaded_bytes as i64 - old.1).max(0) as f64 / seconds } else { 0.0 };
+        (self.on_event)(Event::Progress(Progress {
+            phase,
+            loaded_bytes,
+            total_bytes: self.total,
+            cached_bytes: self.cached.get(),
+            bytes_per_second: speed,
+            eta_seconds: (speed > 0.0).then(|| self.total.saturating_sub(loaded_bytes) as f64 / speed),
+            file: file.into(),
+        }));
+    }
+}

@@ -1,0 +1,656 @@
+//! A model behind HTTP: a folder on any static host, or a repository of a Hugging Face hub, with mirrors.
+//! Everything that servers do wrong is dealt with here; what is left to a platform is one request ([`Http`]).
+//!
+//! The access token goes to the origin of the source and to no other: it is put on requests to that origin only, and the
+//! Fetch standard removes `Authorization` from a request that is redirected to another origin ("HTTP-redirect fetch",
+//! step "current URL's origin is not same origin with locationURL's origin"). A script cannot do better: with
+//! `redirect: 'manual'` the browser hides the target.
+
+use super::plan::{Digest, FileMeta};
+use super::source::{Host, Source, buffer};
+use super::{Buffer, Bytes, safetensors};
+use crate::error::{Error, Result};
+use futures_util::future::{Either, select};
+use serde::Deserialize;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::future::Future;
+use std::ops::Range;
+use std::pin::pin;
+
+/// One GET (or HEAD).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Request {
+    pub url: String,
+    pub range: Option<Range<u64>>,
+    /// Strong ETag: if the file has another by now, the server is to send the whole of it. May be left out
+    /// where sending it would need a CORS preflight; the ETag of the answer is compared anyway.
+    pub if_range: Option<String>,
+    pub token: Option<String>,
+    pub head: bool,
+}
+
+/// Status and headers of an answer, as far as the browser lets them be seen.
+#[derive(Debug, Clone, Default)]
+pub struct Head {
+    pub status: u16,
+    /// ETag, or else Last-Modified.
+    pub version: Option<String>,
+    /// First byte, last byte, total.
+    pub content_range: Option<(u64, u64, Option<u64>)>,
+    pub content_length: Option<u64>,
+    /// In milliseconds.
+    pub retry_after: Option<f64>,
+    pub html: bool,
+}
+
+impl Head {
+    /// Fills in a header that matters; `name` in lower case. `now`: milliseconds since 1970, `date`: parses an HTTP date to the same.
+    pub fn set(&mut self, name: &str, value: &str, now: f64, date: impl Fn(&str) -> Option<f64>) {
+        match name {
+            "etag" => self.version = Some(value.into()),
+            "last-modified" if self.version.is_none() => self.version = Some(value.into()),
+            "content-length" => self.content_length = value.parse().ok(),
+            "content-type" => self.html = value.starts_with("text/html"),
+            "content-range" => self.content_range = parse_content_range(value),
+            "retry-after" => {
+                let seconds = value.parse().ok().filter(|s: &f64| s.is_finite()).map(|s| s * 1e3);
+                self.retry_after = seconds.or_else(|| date(value).map(|then| then - now)).map(|ms| ms.max(0.0));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn parse_content_range(value: &str) -> Option<(u64, u64, Option<u64>)> {
+    let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    Some((first.trim().parse().ok()?, last.trim().parse().ok()?, total.trim().parse().ok()))
+}
+
+/// Sends one request. Errors are what the transport says: no connection, CORS, a broken stream.
+#[allow(async_fn_in_trait)]
+pub trait Http {
+    type Bytes: Buffer;
+    type Body: Body<Bytes = Self::Bytes>;
+
+    /// Dropping the future, or later the body, cancels the request.
+    async fn send(&self, request: &Request) -> std::result::Result<(Head, Self::Body), String>;
+}
+
+#[allow(async_fn_in_trait)]
+pub trait Body {
+    type Bytes: Buffer;
+
+    /// The next bytes; `None` at the end.
+    async fn chunk(&mut self) -> std::result::Result<Option<Self::Bytes>, String>;
+}
+
+/// First bytes of a file that are fetched to learn its size and version; a safetensors header is mostly shorter.
+const HEAD_BYTES: u64 = 128 << 10;
+/// Milliseconds without a byte after which a request counts as stalled.
+const STALL: f64 = 20_000.0;
+/// Attempts in a row that bring less than [`PROGRESS`].
+const ATTEMPTS: u32 = 6;
+/// Attempts for one range in all.
+const ATTEMPTS_IN_ALL: u32 = 40;
+/// Bytes that count as progress.
+const PROGRESS: u64 = 64 << 10;
+/// Milliseconds before the first retry; doubled each time, up to [`LONGEST_WAIT`], less up to half at random.
+const FIRST_WAIT: f64 = 500.0;
+const LONGEST_WAIT: f64 = 15_000.0;
+/// Longest `Retry-After` that is waited for, in milliseconds.
+const LONGEST_RETRY_AFTER: f64 = 120_000.0;
+/// Longest answer of the hub's API, in bytes.
+const MAX_API: u64 = 16 << 20;
+/// Version of a file that the server gives none: no byte of it is taken for a byte of another session's.
+const SESSION: &str = "session ";
+
+/// Where the files are.
+enum Place {
+    Folder,
+    Hub { id: String, revision: String },
+}
+
+/// [`Source`] over HTTP.
+pub struct HttpSource<N: Http, H> {
+    http: N,
+    host: H,
+    place: Place,
+    /// The source's own base address, then the mirrors'.
+    bases: Vec<String>,
+    token: Option<String>,
+    /// The base that answered last.
+    preferred: Cell<usize>,
+    /// First bytes of files, as [`Source::stat`] fetched them.
+    heads: RefCell<HashMap<String, N::Bytes>>,
+    /// Files that are answered whole when a range is asked for.
+    unranged: RefCell<HashSet<String>>,
+    /// Answers that run on where the last piece ended: position, body, rest of its last chunk.
+    running: RefCell<HashMap<String, Running<N>>>,
+    commit: OnceCell<String>,
+    /// Files of the hub's repository.
+    listing: OnceCell<BTreeMap<String, FileMeta>>,
+}
+
+struct Running<N: Http> {
+    base: usize,
+    position: u64,
+    rest: Option<(N::Bytes, usize)>,
+    body: N::Body,
+}
+
+/// Why an attempt failed.
+enum Fault {
+    /// Trying again is of no use.
+    Final(Error),
+    Retry {
+        error: Error,
+        after: Option<f64>,
+    },
+}
+
+impl<N: Http, H: Host<Bytes = N::Bytes>> HttpSource<N, H> {
+    /// A folder in Hugging Face layout. `url` and `mirrors` are absolute; a query string is kept for every file.
+    pub fn folder(http: N, host: H, url: &str, token: Option<String>, mirrors: &[String]) -> Result<Self> {
+        Self::new(http, host, Place::Folder, url, token, mirrors)
+    }
+
+    /// Repository `id` (`org/name`) of the hub at `hub`, such as `https://huggingface.co`.
+    pub fn hub(
+        http: N,
+        host: H,
+        hub: &str,
+        id: &str,
+        revision: &str,
+        token: Option<String>,
+        mirrors: &[String],
+    ) -> Result<Self> {
+        let plain = |s: &str| !s.is_empty() && s.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+        if !id.split_once('/').is_some_and(|(org, name)| plain(org) && plain(name)) || id.contains("..") {
+            return Err(Error::option("source", format!("{id:?} is not a hub id such as org/name")));
+        }
+        if !revision.split('/').all(|part| plain(part) && part != "." && part != "..") {
+            return Err(Error::option("revision", format!("{revision:?} is not a branch, tag or commit")));
+        }
+        let place = Place::Hub { id: id.into(), revision: revision.into() };
+        Self::new(http, host, place, hub, token, mirrors)
+    }
+
+    fn new(http: N, host: H, place: Place, url: &str, token: Option<String>, mirrors: &[String]) -> Result<Self> {
+        let bases =
+            std::iter::once(url).chain(mirrors.iter().map(String::as_str)).map(normal_base).collect::<Result<_>>()?;
+        Ok(Self {
+            http,
+            host,
+            place,
+            bases,
+            token,
+            preferred: Cell::new(0),
+            heads: RefCell::default(),
+            unranged: RefCell::default(),
+            running: RefCell::default(),
+            commit: OnceCell::new(),
+            listing: OnceCell::new(),
+        })
+    }
+
+    /// Address of a file under base number `base`.
+    fn url(&self, base: usize, name: &str) -> String {
+        let (path, query) = self.bases[base].split_once('?').map_or((&*self.bases[base], ""), |(p, q)| (p, q));
+        let mut url = match &self.place {
+            Place::Folder => format!("{path}{name}"),
+            Place::Hub { id, revision } => {
+                let revision = self.commit.get().unwrap_or(revision).replace('/', "%2F");
+                format!("{path}{id}/resolve/{revision}/{name}")
+            }
+        };
+        if !query.is_empty() {
+            url = format!("{url}?{query}");
+        }
+        url
+    }
+
+    fn request(&self, base: usize, url: String) -> Request {
+        let token = self.token.clone().filter(|_| origin(&self.bases[base]) == origin(&self.bases[0]));
+        Request { url, token, ..Request::default() }
+    }
+
+    /// Runs `attempt` with each base in turn, beginning with the one that last worked, each until it works or there is no
+    /// more hope. The error is that of the first base. `attempt` is given the base and says how many bytes it brought.
+    async fn on_any_base<T>(
+        &self,
+        skip: usize,
+        mut attempt: impl AsyncFnMut(usize, &Cell<u64>) -> std::result::Result<T, Fault>,
+    ) -> Result<T> {
+        let mut first = None;
+        for turn in 0..self.bases.len() {
+            let base = (self.preferred.get() + skip + turn) % self.bases.len();
+            match self.with_retries(&mut attempt, base).await {
+                Ok(done) => {
+                    self.preferred.set(base);
+                    return Ok(done);
+                }
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        Err(first.unwrap_or_else(|| Error::internal("no base address")))
+    }
+
+    async fn with_retries<T>(
+        &self,
+        attempt: &mut impl AsyncFnMut(usize, &Cell<u64>) -> std::result::Result<T, Fault>,
+        base: usize,
+    ) -> Result<T> {
+        let (mut fruitless, mut all) = (0, 0);
+        loop {
+            let brought = Cell::new(0);
+            let (error, after) = match attempt(base, &brought).await {
+                Ok(done) => return Ok(done),
+                Err(Fault::Final(error)) => return Err(error),
+                Err(Fault::Retry { error, after }) => (error, after),
+            };
+            fruitless = if brought.get() >= PROGRESS { 1 } else { fruitless + 1 };
+            all += 1;
+            if fruitless == ATTEMPTS || all == ATTEMPTS_IN_ALL || after.is_some_and(|ms| ms > LONGEST_RETRY_AFTER) {
+                return Err(error);
+            }
+            let backoff = (FIRST_WAIT * f64::from(1 << (fruitless - 1))).min(LONGEST_WAIT);
+            let backoff = backoff * (1.0 - self.host.random() / 2.0);
+            self.host.sleep(after.map_or(backoff, |ms| ms.max(FIRST_WAIT) + backoff / 8.0)).await;
+        }
+    }
+
+    /// Sends a request and sorts its answer: only 200 and 206 come back.
+    async fn send(&self, request: &Request) -> std::result::Result<(Head, N::Body), Fault> {
+        let network = |problem: String| Error::Network { url: shown(&request.url), problem };
+        let sent = self.in_time(self.http.send(request)).await;
+        let (head, body) = sent.map_err(|problem| Fault::Retry { error: network(problem), after: None })?;
+        let status = head.status;
+        match status {
+            200 | 206 => Ok((head, body)),
+            401 | 403 => Err(Fault::Final(Error::Gated { url: shown(&request.url), status })),
+            404 | 410 => Err(Fault::Final(Error::FileNotFound { file: shown(&request.url), searched: String::new() })),
+            408 | 416 | 425 | 429 | 500..=599 => {
+                Err(Fault::Retry { error: network(format!("HTTP {status}")), after: head.retry_after })
+            }
+            _ => Err(Fault::Final(network(format!("HTTP {status}")))),
+        }
+    }
+
+    /// Waits for the network, but not for ever.
+    async fn in_time<T>(
+        &self,
+        work: impl Future<Output = std::result::Result<T, String>>,
+    ) -> std::result::Result<T, String> {
+        match select(pin!(work), pin!(self.host.sleep(STALL))).await {
+            Either::Left((done, _)) => done,
+            Either::Right(_) => Err(format!("no byte for {} seconds", STALL / 1e3)),
+        }
+    }
+
+    /// Reads a whole answer, or its first `limit` bytes. `None` if the file is not there.
+    async fn fetch(&self, request: &Request, limit: u64) -> std::result::Result<Option<(Head, N::Bytes)>, Fault> {
+        let (head, mut body) = match self.send(request).await {
+            Ok(answer) => answer,
+            Err(Fault::Final(Error::FileNotFound { .. })) => return Ok(None),
+            // A static host that may not be listed says 403 for a file that is not there.
+            Err(Fault::Final(Error::Gated { status: 403, .. })) if matches!(self.place, Place::Folder) => {
+                return Ok(None);
+            }
+            Err(fault) => return Err(fault),
+        };
+        if head.html {
+            // A single-page application's host answers every address with its page.
+            return Ok(None);
+        }
+        let mut chunks = Vec::new();
+        let mut total = 0;
+        while total < limit {
+            let chunk = self.in_time(body.chunk()).await.map_err(|problem| Fault::Retry {
+                error: Error::Network { url: shown(&request.url), problem },
+                after: None,
+            })?;
+            let Some(chunk) = chunk else { break };
+            total += chunk.len() as u64;
+            chunks.push(chunk);
+        }
+        let mut whole = buffer::<N::Bytes>(&request.url, total).map_err(Fault::Final)?;
+        let mut at = 0;
+        for chunk in &chunks {
+            whole.copy_from(at, chunk, 0..chunk.len());
+            at += chunk.len();
+        }
+        Ok(Some((head, whole)))
+    }
+
+    /// One attempt to fill `out` from `got` on with bytes `range` of the file. `version` is what the file must be; it is
+    /// set by the first answer if it is not known.
+    #[allow(clippy::too_many_arguments)]
+    async fn fill(
+        &self,
+        base: usize,
+        file: &FileMeta,
+        range: &Range<u64>,
+        out: &mut N::Bytes,
+        got: &mut u64,
+        version: &mut Option<String>,
+        arrived: &dyn Fn(u64),
+    ) -> std::result::Result<(), Fault> {
+        let from = range.start + *got;
+        let url = self.url(base, &file.name);
+        let whole = from == 0 && range.end == file.size;
+        let running = self.running.borrow_mut().remove(&file.name);
+        let mut stream = match running {
+            Some(stream) if stream.base == base && stream.position <= from && from > 0 => stream,
+            _ => {
+                let mut request = self.request(base, url.clone());
+                if !whole {
+                    request.range = Some(from..range.end);
+                    request.if_range = version.clone().filter(|v| v.starts_with('"'));
+                }
+                let (head, body) = self.send(&request).await?;
+                if !whole && head.status == 200 {
+                    self.unranged.borrow_mut().insert(file.name.clone());
+                }
+                check_version(file, version, &head).map_err(Fault::Final)?;
+                let position = match (head.status, head.content_range) {
+                    (206, Some((first, _, total))) => {
+                        if let Some(total) = total
+                            && total != file.size
+                        {
+                            return Err(Fault::Final(changed(
+                                file,
+                                "size",
+                                &file.size.to_string(),
+                                &total.to_string(),
+                            )));
+                        }
+                        if first != from {
+                            let problem = format!("asked for bytes from {from} on, got them from {first} on");
+                            return Err(Fault::Retry {
+                                error: Error::Network { url: shown(&url), problem },
+                                after: None,
+                            });
+                        }
+                        from
+                    }
+                    (206, None) => from,
+                    _ => 0,
+                };
+                Running { base, position, rest: None, body }
+            }
+        };
+        let cut = |problem: String| Fault::Retry { error: Error::Network { url: shown(&url), problem }, after: None };
+        while *got < range.end - range.start {
+            let (chunk, mut offset) = match stream.rest.take() {
+                Some(rest) => rest,
+                None => match self.in_time(stream.body.chunk()).await.map_err(cut)? {
+                    Some(chunk) => (chunk, 0),
+                    None => return Err(cut(format!("the answer ended at byte {} of {}", stream.position, range.end))),
+                },
+            };
+            let wanted_from = range.start + *got;
+            let skipped = (wanted_from - stream.position).min((chunk.len() - offset) as u64);
+            offset += skipped as usize;
+            stream.position += skipped;
+            let take = (range.end - wanted_from).min((chunk.len() - offset) as u64);
+            out.copy_from(*got as usize, &chunk, offset..offset + take as usize);
+            offset += take as usize;
+            stream.position += take;
+            *got += take;
+            if take > 0 {
+                arrived(*got);
+            }
+            if offset < chunk.len() {
+                stream.rest = Some((chunk, offset));
+            }
+        }
+        if self.unranged.borrow().contains(&file.name) && range.end < file.size {
+            self.running.borrow_mut().insert(file.name.clone(), stream);
+        }
+        Ok(())
+    }
+
+    /// Files of the hub's repository at the pinned commit; `None` for a plain folder.
+    async fn listing(&self) -> Result<Option<&BTreeMap<String, FileMeta>>> {
+        #[derive(Deserialize)]
+        struct Revision {
+            sha: String,
+        }
+        #[derive(Deserialize)]
+        struct Entry {
+            #[serde(rename = "type")]
+            kind: String,
+            path: String,
+            size: u64,
+            oid: Option<String>,
+            lfs: Option<Lfs>,
+        }
+        #[derive(Deserialize)]
+        struct Lfs {
+            oid: String,
+            size: u64,
+        }
+        let Place::Hub { id, revision } = &self.place else { return Ok(None) };
+        if let Some(listing) = self.listing.get() {
+            return Ok(Some(listing));
+        }
+        if self.commit.get().is_none() {
+            let Revision { sha } =
+                self.api(&format!("api/models/{id}/revision/{}", revision.replace('/', "%2F"))).await?;
+            if sha.is_empty() || !sha.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(Error::Network { url: self.id(), problem: format!("the hub names commit {sha:?}") });
+            }
+            let _ = self.commit.set(sha);
+        }
+        let commit = self.commit.get().map_or("", String::as_str);
+        let entries: Vec<Entry> = self.api(&format!("api/models/{id}/tree/{commit}?recursive=true")).await?;
+        let files = entries.into_iter().filter(|e| e.kind == "file").map(|e| {
+            let mut file = FileMeta { version: e.oid, ..FileMeta::new(&e.path, e.size) };
+            if let Some(lfs) = e.lfs {
+                file.sha256 = Digest::parse(lfs.oid.strip_prefix("sha256:").unwrap_or(&lfs.oid));
+                file.size = lfs.size;
+            }
+            (e.path, file)
+        });
+        Ok(Some(self.listing.get_or_init(|| files.collect())))
+    }
+
+    async fn api<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<T> {
+        self.on_any_base(0, async |base, _| {
+            let url = format!("{}{path}", self.bases[base].split('?').next().unwrap_or_default());
+            match self.fetch(&self.request(base, url.clone()), MAX_API).await? {
+                None => Err(Fault::Final(Error::FileNotFound { file: self.id(), searched: shown(&url) })),
+                Some((_, bytes)) => serde_json::from_slice(&bytes.to_vec()).map_err(|e| {
+                    Fault::Final(Error::Network {
+                        url: shown(&url),
+                        problem: format!("not what the hub's API says: {e}"),
+                    })
+                }),
+            }
+        })
+        .await
+    }
+
+    /// Size of a file whose answer did not tell it for certain.
+    async fn size(&self, base: usize, name: &str, head: &Head, bytes: &N::Bytes) -> std::result::Result<u64, Fault> {
+        if (bytes.len() as u64) < HEAD_BYTES {
+            return Ok(bytes.len() as u64);
+        }
+        if name.ends_with(".safetensors") {
+            let mut first = [0; 8];
+            bytes.read(0, &mut first);
+            if let Ok(len) = safetensors::header_len(name, first, Some(HEAD_BYTES)) {
+                let mut header = vec![0; len as usize];
+                bytes.read(8, &mut header);
+                return safetensors::parse_header(name, &header).map(|(_, size)| size).map_err(Fault::Final);
+            }
+        }
+        let mut length = head.content_length.filter(|_| head.status == 200);
+        if length.is_none() {
+            let request = Request { head: true, ..self.request(base, self.url(base, name)) };
+            length = self.send(&request).await?.0.content_length;
+        }
+        length.ok_or_else(|| {
+            let problem = "the server does not tell the file's size (Content-Range must be exposed)".into();
+            Fault::Final(Error::Network { url: shown(&self.url(base, name)), problem })
+        })
+    }
+}
+
+impl<N: Http, H: Host<Bytes = N::Bytes>> Source for HttpSource<N, H> {
+    type Bytes = N::Bytes;
+
+    fn id(&self) -> String {
+        match &self.place {
+            Place::Folder => shown(&self.bases[0]),
+            Place::Hub { id, revision } if revision == "main" => id.clone(),
+            Place::Hub { id, revision } => format!("{id}@{revision}"),
+        }
+    }
+
+    async fn stat(&self, name: &str) -> Result<Option<FileMeta>> {
+        if let Some(listing) = self.listing().await? {
+            return Ok(listing.get(name).cloned());
+        }
+        self.on_any_base(0, async |base, _| {
+            let request = Request { range: Some(0..HEAD_BYTES), ..self.request(base, self.url(base, name)) };
+            let Some((head, bytes)) = self.fetch(&request, HEAD_BYTES).await? else { return Ok(None) };
+            let total = head.content_range.and_then(|(_, _, total)| total).filter(|_| head.status == 206);
+            let size = match total {
+                Some(total) => total,
+                None => self.size(base, name, &head, &bytes).await?,
+            };
+            if head.status == 200 && size > bytes.len() as u64 {
+                self.unranged.borrow_mut().insert(name.into());
+            }
+            if total.is_some_and(|total| (bytes.len() as u64) < total.min(HEAD_BYTES)) {
+                let problem = format!("the answer ended at byte {}", bytes.len());
+                return Err(Fault::Retry { error: Error::Network { url: shown(&request.url), problem }, after: None });
+            }
+            self.heads.borrow_mut().insert(name.into(), bytes);
+            let version = head.version.unwrap_or_else(|| format!("{SESSION}{}", self.host.random()));
+            Ok(Some(FileMeta { version: Some(version), ..FileMeta::new(name, size) }))
+        })
+        .await
+    }
+
+    async fn read(
+        &self,
+        file: &FileMeta,
+        range: Range<u64>,
+        attempt: usize,
+        arrived: &dyn Fn(u64),
+    ) -> Result<N::Bytes> {
+        let len = range.end - range.start;
+        let mut out = buffer::<N::Bytes>(&file.name, len)?;
+        if attempt == 0
+            && let Some(head) = self.heads.borrow().get(&file.name)
+            && range.end <= (head.len() as u64).min(HEAD_BYTES)
+        {
+            out.copy_from(0, head, range.start as usize..range.end as usize);
+            return Ok(out);
+        }
+        self.listing().await?;
+        let mut got = 0;
+        // A commit's files do not change, and a hash says more than a version.
+        let free = file.sha256.is_some() || matches!(self.place, Place::Hub { .. });
+        let known = file.version.clone().filter(|v| !free && !v.starts_with(SESSION));
+        let mut version = known.clone();
+        let mut last = None;
+        self.on_any_base(attempt, async |base, brought| {
+            if last.replace(base).is_some_and(|last| last != base) {
+                // Bytes of two servers make one piece only where a version says that they are the same.
+                if known.is_none() {
+                    got = 0;
+                }
+                version.clone_from(&known);
+            }
+            let before = got;
+            let result = self.fill(base, file, &range, &mut out, &mut got, &mut version, arrived).await;
+            brought.set(got - before);
+            result
+        })
+        .await?;
+        Ok(out)
+    }
+
+    async fn read_all(&self, name: &str, limit: u64) -> Result<Option<N::Bytes>> {
+        if let Some(listing) = self.listing().await?
+            && !listing.contains_key(name)
+        {
+            return Ok(None);
+        }
+        let too_long = || Error::checkpoint(name, format!("more than {limit} bytes"));
+        self.on_any_base(0, async |base, _| {
+            let found = self.fetch(&self.request(base, self.url(base, name)), limit + 1).await?;
+            match found {
+                Some((_, bytes)) if bytes.len() as u64 > limit => Err(Fault::Final(too_long())),
+                found => Ok(found.map(|(_, bytes)| bytes)),
+            }
+        })
+        .await
+    }
+
+    fn ranged(&self, file: &FileMeta) -> bool {
+        !self.unranged.borrow().contains(&file.name)
+    }
+
+    fn commit(&self) -> Option<String> {
+        self.commit.get().cloned()
+    }
+
+    fn pin(&self, commit: &str) {
+        let _ = self.commit.set(commit.into());
+    }
+}
+
+/// Compares the version of an answer with the one that is expected, or expects it from now on.
+fn check_version(file: &FileMeta, expected: &mut Option<String>, head: &Head) -> Result<()> {
+    match (&expected, &head.version) {
+        (Some(expected), Some(got)) if core_of(expected) != core_of(got) => {
+            Err(changed(file, "version", expected, got))
+        }
+        (None, Some(got)) => {
+            *expected = Some(got.clone());
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An ETag without what proxies that compress add to it.
+fn core_of(version: &str) -> &str {
+    let tag = version.strip_prefix("W/").unwrap_or(version).trim_matches('"');
+    tag.strip_suffix("-gzip").or_else(|| tag.strip_suffix("-br")).unwrap_or(tag)
+}
+
+fn changed(file: &FileMeta, what: &str, expected: &str, got: &str) -> Error {
+    Error::Integrity { file: file.name.clone(), piece: what.into(), expected: expected.into(), got: got.into() }
+}
+
+/// `https://host/folder/`, its query kept; only HTTP addresses.
+fn normal_base(url: &str) -> Result<String> {
+    let url = url.split('#').next().unwrap_or_default();
+    if !url.starts_with("https://") && !url.starts_with("http://") {
+        return Err(Error::option("source", format!("{url:?} is not an http(s) address")));
+    }
+    let (path, query) = url.split_once('?').map_or((url, None), |(p, q)| (p, Some(q)));
+    let slash = if path.ends_with('/') { "" } else { "/" };
+    Ok(match query {
+        Some(query) => format!("{path}{slash}?{query}"),
+        None => format!("{path}{slash}"),
+    })
+}
+
+/// Scheme, host and port.
+fn origin(url: &str) -> &str {
+    let host = url.find("://").map_or(0, |at| at + 3);
+    &url[..url[host..].find(['/', '?']).map_or(url.len(), |at| host + at)]
+}
+
+/// An address without its query, which may hold a secret.
+fn shown(url: &str) -> String {
+    url.split('?').next().unwrap_or_default().into()
+}

@@ -1,0 +1,355 @@
+//! Which tensor lies where in which file: read from a manifest, an index, or the files' own headers.
+
+use super::source::Source;
+use super::{Buffer, Bytes, Dtype, TensorInfo, safetensors};
+use crate::error::{Error, Result};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::ops::Range;
+
+/// Longest piece, in bytes: the unit of download, verification and storage.
+pub const PIECE: u64 = 16 << 20;
+/// Name of our own list of files, hashes and tensors.
+pub const MANIFEST: &str = "manifest.json";
+/// Longest manifest or index that is read, in bytes.
+const MAX_INDEX: u64 = 32 << 20;
+const MANIFEST_FORMAT: &str = "mobilellm-weights";
+
+/// A SHA-256, in hexadecimal wherever it is text.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    pub fn of(bytes: &[u8]) -> Self {
+        use sha2::Digest as _;
+        Self(sha2::Sha256::digest(bytes).into())
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        for (byte, at) in bytes.iter_mut().zip((0..).step_by(2)) {
+            *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> String {
+        digest.to_string()
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        Self::parse(&text).ok_or_else(|| format!("{text:?} is not a SHA-256"))
+    }
+}
+
+/// What is known of a file before it is read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileMeta {
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// ETag, modification time or the like: another value means other bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Of the whole file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Digest>,
+    /// Of each piece, for a file of more than one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pieces: Vec<Digest>,
+}
+
+impl FileMeta {
+    pub fn new(name: &str, size: u64) -> Self {
+        Self { name: name.into(), size, version: None, sha256: None, pieces: Vec::new() }
+    }
+
+    /// Byte ranges of the file's pieces.
+    pub fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
+        let size = self.size;
+        (0..size.div_ceil(PIECE)).map(move |n| n * PIECE..size.min((n + 1) * PIECE))
+    }
+
+    /// SHA-256 that piece `n` must have, where that is known beforehand.
+    pub fn piece_sha256(&self, n: usize) -> Option<Digest> {
+        if self.size <= PIECE { self.sha256 } else { self.pieces.get(n).copied() }
+    }
+}
+
+/// One tensor and where its bytes start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorPlan {
+    #[serde(flatten)]
+    pub info: TensorInfo,
+    /// Index into [`Plan::files`].
+    pub file: usize,
+    /// Offset of the first byte in the file.
+    pub start: u64,
+}
+
+impl TensorPlan {
+    pub fn end(&self) -> u64 {
+        self.start + self.info.bytes()
+    }
+}
+
+/// The files of a checkpoint and the tensors in them, sorted by file and offset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    pub files: Vec<FileMeta>,
+    pub tensors: Vec<TensorPlan>,
+    /// Files beside the weights whose hash is known (configuration, tokenizer).
+    #[serde(default)]
+    pub others: Vec<FileMeta>,
+}
+
+impl Plan {
+    /// Plans the checkpoint in `source`: manifest, sharded or single safetensors, or PyTorch's format, in this order.
+    pub async fn of<S: Source>(source: &S) -> Result<Self> {
+        if let Some(manifest) = source.read_all(MANIFEST, MAX_INDEX).await?
+            && let Some(plan) = Self::from_manifest(&manifest.to_vec())?
+        {
+            return Ok(plan);
+        }
+        for whole in ["model.safetensors", "pytorch_model.bin"] {
+            let index = format!("{whole}.index.json");
+            if let Some(bytes) = source.read_all(&index, MAX_INDEX).await? {
+                return Self::from_index(source, &index, &bytes.to_vec()).await;
+            }
+            if let Some(file) = source.stat(whole).await? {
+                let tensors = file_tensors(source, &file).await?;
+                return Self::assemble(vec![(file, tensors)], Vec::new());
+            }
+        }
+        Err(Error::FileNotFound { file: "model.safetensors (or pytorch_model.bin)".into(), searched: source.id() })
+    }
+
+    /// Every tensor's description, in plan order.
+    pub fn infos(&self) -> Vec<TensorInfo> {
+        self.tensors.iter().map(|t| t.info.clone()).collect()
+    }
+
+    fn assemble(files: Vec<(FileMeta, Vec<(TensorInfo, u64)>)>, others: Vec<FileMeta>) -> Result<Self> {
+        let mut plan = Self { files: Vec::new(), tensors: Vec::new(), others };
+        for (file, (meta, tensors)) in files.into_iter().enumerate() {
+            plan.files.push(meta);
+            plan.tensors.extend(tensors.into_iter().map(|(info, start)| TensorPlan { info, file, start }));
+        }
+        let mut seen = HashMap::new();
+        for tensor in &plan.tensors {
+            if let Some(first) = seen.insert(&tensor.info.name, tensor.file) {
+                let (a, b) = (&plan.files[first].name, &plan.files[tensor.file].name);
+                return Err(Error::tensor(&tensor.info.name, format!("is in {a} and in {b}")));
+            }
+        }
+        Ok(plan)
+    }
+
+    async fn from_index<S: Source>(source: &S, index: &str, text: &[u8]) -> Result<Self> {
+        let shards = parse_index(index, text)?;
+        let files: Vec<_> = stream::iter(&shards)
+            .map(async |(name, promised)| {
+                let file = source
+                    .stat(name)
+                    .await?
+                    .ok_or_else(|| Error::FileNotFound { file: name.clone(), searched: source.id() })?;
+                let tensors = file_tensors(source, &file).await?;
+                let found: HashSet<_> = tensors.iter().map(|(t, _)| t.name.as_str()).collect();
+                if let Some(missing) = promised.iter().find(|t| !found.contains(t.as_str())) {
+                    return Err(Error::tensor(missing, format!("{index} places it in {name}, which does not hold it")));
+                }
+                if let Some((extra, _)) = tensors.iter().find(|(t, _)| !promised.contains(&t.name)) {
+                    return Err(Error::tensor(&extra.name, format!("is in {name}, but {index} does not say so")));
+                }
+                Ok((file, tensors))
+            })
+            .buffered(8)
+            .try_collect()
+            .await?;
+        Self::assemble(files, Vec::new())
+    }
+
+    /// `None` if this is some other program's `manifest.json`.
+    fn from_manifest(text: &[u8]) -> Result<Option<Self>> {
+        #[derive(Deserialize)]
+        struct Kind {
+            format: String,
+            version: u64,
+        }
+        match serde_json::from_slice::<Kind>(text) {
+            Ok(Kind { format, version: 1 }) if format == MANIFEST_FORMAT => {}
+            Ok(Kind { format, version }) if format == MANIFEST_FORMAT => {
+                return Err(Error::unsupported(MANIFEST, format!("version {version} is not 1")));
+            }
+            _ => return Ok(None),
+        }
+        let refuse = |problem: String| Err(Error::checkpoint(MANIFEST, problem));
+        let manifest: Manifest = match serde_json::from_slice(text) {
+            Ok(manifest) => manifest,
+            Err(e) => return refuse(e.to_string()),
+        };
+        if manifest.piece_size != PIECE {
+            return refuse(format!("piece_size {} is not {PIECE}", manifest.piece_size));
+        }
+        let mut files = Vec::new();
+        for file in manifest.files {
+            check_name(MANIFEST, &file.name)?;
+            let pieces = if file.size > PIECE { file.size.div_ceil(PIECE) } else { 0 };
+            if file.pieces.len() as u64 != pieces {
+                return refuse(format!("{}: {} piece hashes, not {pieces}", file.name, file.pieces.len()));
+            }
+            if files.iter().any(|(f, _): &(FileMeta, Vec<_>)| f.name == file.name) {
+                return refuse(format!("{} is listed twice", file.name));
+            }
+            let meta =
+                FileMeta { sha256: Some(file.sha256), pieces: file.pieces, ..FileMeta::new(&file.name, file.size) };
+            files.push((meta, Vec::new()));
+        }
+        for t in manifest.tensors {
+            let Some(info) = TensorInfo::checked(t.name.clone(), t.dtype, &t.shape) else {
+                return refuse(format!("tensor {}: shape {:?} overflows", t.name, t.shape));
+            };
+            let Some((file, tensors)) = files.iter_mut().find(|(f, _)| f.name == t.file) else {
+                return refuse(format!("tensor {}: {} is not listed", t.name, t.file));
+            };
+            if t.start.checked_add(info.bytes()).is_none_or(|end| end > file.size) {
+                return refuse(format!("tensor {}: reaches beyond the end of {}", t.name, t.file));
+            }
+            tensors.push((info, t.start));
+        }
+        for (_, tensors) in &mut files {
+            tensors.sort_by_key(|(info, start)| (*start, info.bytes()));
+            if let Some(two) = tensors.windows(2).find(|two| two[0].1 + two[0].0.bytes() > two[1].1) {
+                return refuse(format!("tensor {}: overlaps the tensor before it", two[1].0.name));
+            }
+        }
+        let (files, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|(_, tensors)| !tensors.is_empty());
+        Self::assemble(files, others.into_iter().map(|(file, _)| file).collect()).map(Some)
+    }
+
+    /// The manifest that this plan is read back from; every file needs its hashes.
+    pub fn to_manifest(&self) -> Result<String> {
+        let files = self.files.iter().chain(&self.others);
+        let manifest = Manifest {
+            format: MANIFEST_FORMAT.into(),
+            version: 1,
+            piece_size: PIECE,
+            files: files
+                .map(|f| {
+                    let sha256 = f.sha256.ok_or_else(|| Error::internal(format!("{} has no hash", f.name)))?;
+                    Ok(ManifestFile { name: f.name.clone(), size: f.size, sha256, pieces: f.pieces.clone() })
+                })
+                .collect::<Result<_>>()?,
+            tensors: self
+                .tensors
+                .iter()
+                .map(|t| ManifestTensor {
+                    name: t.info.name.clone(),
+                    dtype: t.info.dtype,
+                    shape: t.info.shape.iter().map(|&d| d as u64).collect(),
+                    file: self.files[t.file].name.clone(),
+                    start: t.start,
+                })
+                .collect(),
+        };
+        serde_json::to_string_pretty(&manifest).map_err(Error::internal)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Manifest {
+    format: String,
+    version: u64,
+    piece_size: u64,
+    files: Vec<ManifestFile>,
+    tensors: Vec<ManifestTensor>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ManifestFile {
+    name: String,
+    size: u64,
+    sha256: Digest,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pieces: Vec<Digest>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ManifestTensor {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<u64>,
+    file: String,
+    start: u64,
+}
+
+/// The tensors of one weight file, by its header.
+async fn file_tensors<S: Source>(source: &S, file: &FileMeta) -> Result<Vec<(TensorInfo, u64)>> {
+    let name = &file.name;
+    if file.size < 8 {
+        return Err(Error::checkpoint(name, format!("{} bytes are no checkpoint", file.size)));
+    }
+    let mut first = [0; 8];
+    source.read(file, 0..8, 0, &|_| {}).await?.read(0, &mut first);
+    let len = safetensors::header_len(name, first, Some(file.size))?;
+    let header = source.read(file, 8..8 + len, 0, &|_| {}).await?.to_vec();
+    let (tensors, size) = safetensors::parse_header(name, &header)?;
+    if size != file.size {
+        return Err(Error::checkpoint(name, format!("the file has {} bytes, its header says {size}", file.size)));
+    }
+    Ok(tensors)
+}
+
+/// `weight_map` of an index, turned around: the tensors promised to be in each shard.
+fn parse_index(index: &str, text: &[u8]) -> Result<BTreeMap<String, BTreeSet<String>>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let Index { weight_map } = serde_json::from_slice(text).map_err(|e| Error::checkpoint(index, e))?;
+    let mut shards = BTreeMap::<_, BTreeSet<_>>::new();
+    for (tensor, shard) in weight_map {
+        check_name(index, &shard)?;
+        shards.entry(shard).or_default().insert(tensor);
+    }
+    if shards.is_empty() {
+        return Err(Error::checkpoint(index, "weight_map is empty"));
+    }
+    Ok(shards)
+}
+
+/// Refuses a file name that could lead out of the model's folder.
+fn check_name(index: &str, name: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-+".contains(c);
+    if name.is_empty() || name.len() > 200 || name.starts_with('.') || !name.chars().all(plain) {
+        return Err(Error::checkpoint(index, format!("{name:?} is not a plain file name")));
+    }
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! The safetensors header: `u64 length | JSON {name: {dtype, shape, data_offsets}} | data`.
+//! As strict as the format's own reference reader: the tensors tile the data without gap or overlap.
+
+use super::{Dtype, TensorInfo};
+use crate::error::{Error, Result};
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+
+/// Longest header that is read, in bytes; the largest MobileLLM's is 60 KB.
+pub const MAX_HEADER: u64 = 25_000_000;
+
+/// Length of the JSON header that follows the first 8 bytes of a file of `size` bytes (if known).
+pub fn header_len(file: &str, first: [u8; 8], size: Option<u64>) -> Result<u64> {
+    let len = u64::from_le_bytes(first);
+    if len < 2 {
+        return Err(Error::checkpoint(file, format!("header of {len} bytes is too short")));
+    }
+    if len > MAX_HEADER {
+        return Err(Error::checkpoint(file, format!("header of {len} bytes is larger than {MAX_HEADER}")));
+    }
+    match size {
+        Some(size) if len + 8 > size => {
+            Err(Error::checkpoint(file, format!("header of {len} bytes is longer than the file ({size})")))
+        }
+        _ => Ok(len),
+    }
+}
+
+/// Parses the JSON `header`. Returns each tensor with the offset of its first byte in the file, sorted by
+/// offset, and the length that the file must have.
+pub fn parse_header(file: &str, header: &[u8]) -> Result<(Vec<(TensorInfo, u64)>, u64)> {
+    let refuse = |problem: String| Err(Error::checkpoint(file, problem));
+    if header.first() != Some(&b'{') {
+        return refuse("header does not start with {".into());
+    }
+    let entries = match serde_json::from_slice::<Entries>(header) {
+        Ok(Entries(entries)) => entries,
+        Err(e) => return refuse(format!("header: {e}")),
+    };
+    let data = 8 + header.len() as u64;
+    let mut tensors = Vec::with_capacity(entries.len());
+    for (name, Entry { dtype, shape, data_offsets: [start, end] }) in entries {
+        let dtype = match dtype.as_str() {
+            "F16" => Dtype::F16,
+            "BF16" => Dtype::Bf16,
+            "F32" => Dtype::F32,
+            other => return refuse(format!("tensor {name}: dtype {other} is not one of F16, BF16, F32")),
+        };
+        let Some(info) = TensorInfo::checked(name.clone(), dtype, &shape) else {
+            return refuse(format!("tensor {name}: shape {shape:?} overflows"));
+        };
+        if start > end {
+            return refuse(format!("tensor {name}: offsets {start}..{end} run backwards"));
+        }
+        if end > 1 << 53 {
+            return refuse(format!("tensor {name}: offset {end} is out of range"));
+        }
+        if end - start != info.bytes() {
+            return refuse(format!(
+                "tensor {name}: shape {shape:?} of {dtype:?} takes {} bytes, offsets give {}",
+                info.bytes(),
+                end - start
+            ));
+        }
+        tensors.push((info, start));
+    }
+    tensors.sort_by(|(a, a_at), (b, b_at)| (a_at, a.bytes(), &a.name).cmp(&(b_at, b.bytes(), &b.name)));
+    let mut covered = 0;
+    for (info, start) in &mut tensors {
+        if *start < covered {
+            return refuse(format!("tensor {}: overlaps the tensor before it at offset {start}", info.name));
+        }
+        if *start > covered {
+            return refuse(format!("tensor {}: gap of {} bytes before it", info.name, *start - covered));
+        }
+        covered += info.bytes();
+        *start += data;
+    }
+    Ok((tensors, data + covered))
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: [u64; 2],
+}
+
+/// The header's entries; unlike a map it notices a name that is given twice.
+struct Entries(Vec<(String, Entry)>);
+
+impl<'de> serde::Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries, A::Error> {
+                let mut seen = HashSet::new();
+                let mut entries = Vec::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if !seen.insert(name.clone()) {
+                        return Err(A::Error::custom(format!("tensor {name} is given twice")));
+                    }
+                    if name == "__metadata__" {
+                        map.next_value::<BTreeMap<String, String>>()
+                            .map_err(|e| A::Error::custom(format!("__metadata__: {e}")))?;
+                    } else {
+                        let entry = map.next_value().map_err(|e| A::Error::custom(format!("tensor {name}: {e}")))?;
+                        entries.push((name, entry));
+                    }
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(Names)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn problem(header: &str) -> String {
+        match parse_header("m.safetensors", header.as_bytes()) {
+            Err(Error::Checkpoint { file, problem }) if file == "m.safetensors" => problem,
+            other => panic!("{header} gave {other:?}"),
+        }
+    }
+
+    #[test]
+    fn reads_what_the_format_says() {
+        let header = r#"{"__metadata__":{"format":"pt"},"b":{"dtype":"F32","shape":[],"data_offsets":[12,16]},
+            "a":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]},"e":{"dtype":"F16","shape":[0,4],"data_offsets":[16,16]}}  "#;
+        let (tensors, size) = parse_header("m", header.as_bytes()).unwrap();
+        let base = 8 + header.len() as u64;
+        let seen: Vec<_> = tensors.iter().map(|(t, at)| (t.name.as_str(), t.dtype, &t.shape[..], at - base)).collect();
+        let (none, two): (&[usize], &[usize]) = (&[], &[2, 3]);
+        assert_eq!(seen, [("a", Dtype::Bf16, two, 0), ("b", Dtype::F32, none, 12), ("e", Dtype::F16, &[0, 4], 16)]);
+        assert_eq!(size, base + 16);
+    }
+
+    #[test]
+    fn one_error_for_each_lie() {
+        for (header, says) in [
+            (r#"[]"#, "does not start"),
+            (r#"{"a":"#, "header: EOF"),
+            (r#"{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2]}}x"#, "trailing"),
+            (
+                r#"{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2]},"a":{"dtype":"F16","shape":[1],"data_offsets":[2,4]}}"#,
+                "tensor a is given twice",
+            ),
+            (r#"{"a":{"dtype":"F16","dtype":"F16","shape":[1],"data_offsets":[0,2]}}"#, "tensor a: duplicate field"),
+            (r#"{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2],"x":1}}"#, "tensor a: unknown field"),
+            (r#"{"a":{"shape":[1],"data_offsets":[0,2]}}"#, "tensor a: missing field `dtype`"),
+            (r#"{"a":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}"#, "tensor a: dtype I64"),
+            (r#"{"a":{"dtype":"F16","shape":[-1],"data_offsets":[0,2]}}"#, "tensor a: invalid"),
+            (r#"{"a":{"dtype":"F16","shape":[NaN],"data_offsets":[0,2]}}"#, "tensor a: expected"),
+            (r#"{"a":{"dtype":"F16","shape":[1.5],"data_offsets":[0,2]}}"#, "tensor a: invalid"),
+            (r#"{"a":{"dtype":"F16","shape":[4294967296,4294967296],"data_offsets":[0,2]}}"#, "tensor a: shape"),
+            (r#"{"a":{"dtype":"F16","shape":[9223372036854775807,2],"data_offsets":[0,2]}}"#, "overflows"),
+            (
+                r#"{"a":{"dtype":"F16","shape":[3],"data_offsets":[0,4]}}"#,
+                "tensor a: shape [3] of F16 takes 6 bytes, offsets give 4",
+            ),
+            (r#"{"a":{"dtype":"F16","shape":[1],"data_offsets":[4,2]}}"#, "tensor a: offsets 4..2 run backwards"),
+            (
+                r#"{"a":{"dtype":"F16","shape":[1],"data_offsets":[18446744073709551613,18446744073709551615]}}"#,
+                "tensor a: offset",
+            ),
+            (
+                r#"{"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]},"b":{"dtype":"F16","shape":[1],"data_offsets":[2,4]}}"#,
+                "tensor b: overlaps",
+            ),
+            (r#"{"a":{"dtype":"F16","shape":[1],"data_offsets":[2,4]}}"#, "tensor a: gap of 2"),
+            (r#"{"__metadata__":{"n":1}}"#, "__metadata__"),
+        ] {
+            let problem = problem(header);
+            assert!(problem.contains(says), "{header}: {problem}");
+        }
+        let len = |n: u64, size| header_len("m", n.to_le_bytes(), size).map_err(|e| e.to_string());
+        assert!(len(1, None).unwrap_err().contains("too short"));
+        assert!(len(u64::MAX, None).unwrap_err().contains("larger"));
+        assert!(len(100, Some(107)).unwrap_err().contains("longer than the file"));
+        assert_eq!(len(100, Some(108)), Ok(100));
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(noise in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse_header("m", &noise);
+        }
+
+        /// Mutations of a sound header either fail or still tile the data.
+        #[test]
+        fn mutated_headers(at in 0usize..200, byte in any::<u8>()) {
+            let mut header = br#"{"a":{"dtype":"F16","shape":[2,3],"data_offsets":[0,12]},"b":{"dtype":"F32","shape":[4],"data_offsets":[12,28]}}"#.to_vec();
+            let at = at % header.len();
+            header[at] = byte;
+            if let Ok((tensors, size)) = parse_header("m", &header) {
+                let data: u64 = tensors.iter().map(|(t, _)| t.bytes()).sum();
+                prop_assert_eq!(8 + header.len() as u64 + data, size);
+            }
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Where bytes come from and where they are kept: the traits, and their native and in-memory implementations.
+//! Futures are single-threaded (browser objects are not `Send`) and every one of them may be dropped at any await.
+
+use super::{Buffer, plan::Digest, plan::FileMeta};
+use crate::error::{Error, Result};
+use std::collections::HashSet;
+use std::ops::Range;
+
+/// Clock, randomness and hashing of the platform.
+#[allow(async_fn_in_trait)]
+pub trait Host {
+    type Bytes: Buffer;
+
+    async fn sha256(&self, bytes: &Self::Bytes) -> Result<Digest>;
+
+    async fn sleep(&self, milliseconds: f64);
+
+    /// Milliseconds since some fixed moment.
+    fn now(&self) -> f64;
+
+    /// Milliseconds since 1970-01-01 UTC.
+    fn wall_clock(&self) -> f64;
+
+    /// Uniform in [0, 1).
+    fn random(&self) -> f64;
+}
+
+/// A folder of files, wherever it is.
+#[allow(async_fn_in_trait)]
+pub trait Source {
+    type Bytes: Buffer;
+
+    /// Name of the model in the store, in lists and in messages.
+    fn id(&self) -> String;
+
+    /// What is known of file `name`; `None` if there is no such file.
+    async fn stat(&self, name: &str) -> Result<Option<FileMeta>>;
+
+    /// Bytes `range` of a file, of exactly the version that `file` describes: if it changed, [`Error::Integrity`].
+    /// `arrived` hears how many bytes of the range have come so far. `attempt` counts from 0 the times that this
+    /// range was asked for: later ones may go to another mirror.
+    async fn read(
+        &self,
+        file: &FileMeta,
+        range: Range<u64>,
+        attempt: usize,
+        arrived: &dyn Fn(u64),
+    ) -> Result<Self::Bytes>;
+
+    /// The whole of a file of at most `limit` bytes; `None` if there is no such file.
+    async fn read_all(&self, name: &str, limit: u64) -> Result<Option<Self::Bytes>> {
+        let Some(file) = self.stat(name).await? else { return Ok(None) };
+        if file.size > limit {
+            return Err(Error::checkpoint(name, format!("{} bytes are more than {limit}", file.size)));
+        }
+        self.read(&file, 0..file.size, 0, &|_| {}).await.map(Some)
+    }
+
+    /// Whether any range of the file can be asked for; if not, pieces are best read in order, one at a time.
+    fn ranged(&self, _file: &FileMeta) -> bool {
+        true
+    }
+
+    /// The commit (or the like) that everything is read from, once that is known.
+    fn commit(&self) -> Option<String> {
+        None
+    }
+
+    /// Read from this commit from now on, as far as the source has such a thing.
+    fn pin(&self, _commit: &str) {}
+
+    /// Whether reading costs network traffic, so that a copy is worth keeping.
+    fn remote(&self) -> bool {
+        true
+    }
+}
+
+/// Keeps pieces and records of models. Every method is one transaction: done wholly or not at all.
+#[allow(async_fn_in_trait)]
+pub trait Store {
+    type Bytes: Buffer;
+    /// Released when dropped.
+    type Lock: 'static;
+
+    /// The piece of this key with the SHA-256 it was stored with.
+    async fn piece(&self, key: &str) -> Result<Option<(Self::Bytes, Digest)>>;
+
+    /// Which of the keys are there.
+    async fn present(&self, keys: &[String]) -> Result<Vec<bool>>;
+
+    /// [`Error::Quota`] if there is no room.
+    async fn put_piece(&self, key: &str, bytes: &Self::Bytes, sha256: Digest) -> Result<()>;
+
+    async fn delete_pieces(&self, keys: &[String]) -> Result<()>;
+
+    /// All records, by model.
+    async fn records(&self) -> Result<Vec<(String, String)>>;
+
+    async fn record(&self, model: &str) -> Result<Option<String>>;
+
+    async fn put_record(&self, model: &str, record: &str) -> Result<()>;
+
+    async fn delete_record(&self, model: &str) -> Result<()>;
+
+    /// Deletes, in one transaction, every piece whose key `used` (given all records) does not hold. Returns how many.
+    async fn collect(&self, used: &dyn Fn(&[(String, String)]) -> HashSet<String>) -> Result<usize>;
+
+    /// Free bytes of the storage quota, where that is known.
+    async fn free(&self) -> Option<u64>;
+
+    /// Asks that the storage be spared from eviction; true if it is.
+    async fn persist(&self) -> bool;
+
+    /// Takes the named lock; with `wait` false, `None` if another holds it in a way that excludes this.
+    async fn lock(&self, name: &str, mode: LockMode, wait: bool) -> Result<Option<Self::Lock>>;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockMode {
+    Shared,
+    Exclusive,
+}
+
+/// The native [`Host`].
+#[cfg(not(target_arch = "wasm32"))]
+#[derive(Debug, Clone)]
+pub struct NativeHost(std::time::Instant);
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Default for NativeHost {
+    fn default() -> Self {
+        Self(std::time::Instant::now())
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Host for NativeHost {
+    type Bytes = Vec<u8>;
+
+    async fn sha256(&self, bytes: &Vec<u8>) -> Result<Digest> {
+        Ok(Digest::of(bytes))
+    }
+
+    async fn sleep(&self, milliseconds: f64) {
+        std::thread::sleep(std::time::Duration::from_secs_f64(milliseconds / 1e3));
+    }
+
+    fn now(&self) -> f64 {
+        self.0.elapsed().as_secs_f64() * 1e3
+    }
+
+    fn wall_clock(&self) -> f64 {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64() * 1e3)
+    }
+
+    fn random(&self) -> f64 {
+        fastrand::f64()
+    }
+}
+
+/// A folder on disk.
+#[cfg(not(target_arch = "wasm32"))]
+#[derive(Debug, Clone)]
+pub struct DirSource(std::path::PathBuf);
+
+#[cfg(not(target_arch = "wasm32"))]
+impl DirSource {
+    pub fn new(folder: impl Into<std::path::PathBuf>) -> Self {
+        Self(folder.into())
+    }
+
+    fn io(&self, name: &str, problem: std::io::Error) -> Error {
+        Error::Io { path: self.0.join(name).display().to_string(), problem: problem.to_string() }
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Source for DirSource {
+    type Bytes = Vec<u8>;
+
+    fn id(&self) -> String {
+        self.0.display().to_string()
+    }
+
+    async fn stat(&self, name: &str) -> Result<Option<FileMeta>> {
+        match std::fs::metadata(self.0.join(name)) {
+            Ok(found) if found.is_file() => Ok(Some(FileMeta::new(name, found.len()))),
+            Ok(_) => Ok(None),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(self.io(name, e)),
+        }
+    }
+
+    async fn read(
+        &self,
+        file: &FileMeta,
+        range: Range<u64>,
+        _attempt: usize,
+        arrived: &dyn Fn(u64),
+    ) -> Result<Vec<u8>> {
+        use std::io::{Read, Seek, SeekFrom};
+        let io = |e| self.io(&file.name, e);
+        let mut from = std::fs::File::open(self.0.join(&file.name)).map_err(io)?;
+        from.seek(SeekFrom::Start(range.start)).map_err(io)?;
+        let mut bytes = buffer::<Vec<u8>>(&file.name, range.end - range.start)?;
+        from.read_exact(&mut bytes).map_err(io)?;
+        arrived(bytes.len() as u64);
+        Ok(bytes)
+    }
+
+    fn remote(&self) -> bool {
+        false
+    }
+}
+
+/// A buffer of `len` zeros, or the error that says that there is no memory for it.
+pub(crate) fn buffer<B: Buffer>(file: &str, len: u64) -> Result<B> {
+    usize::try_from(len)
+        .ok()
+        .and_then(B::zeroed)
+        .ok_or_else(|| Error::checkpoint(file, format!("no memory for {len} bytes")))
+}
+
+/// Keeps nothing.
+pub struct NoStore<B>(std::marker::PhantomData<B>);
+
+impl<B> Default for NoStore<B> {
+    fn default() -> Self {
+        Self(std::marker::PhantomData)
+    }
+}
+
+impl<B: Buffer> Store for NoStore<B> {
+    type Bytes = B;
+    type Lock = ();
+
+    async fn piece(&self, _key: &str) -> Result<Option<(B, Digest)>> {
+        Ok(None)
+    }
+
+    async fn present(&self, keys: &[String]) -> Result<Vec<bool>> {
+        Ok(vec![false; keys.len()])
+    }
+
+    async fn put_piece(&self, _key: &str, _bytes: &B, _sha256: Digest) -> Result<()> {
+        Ok(())
+    }
+
+    async fn delete_pieces(&self, _keys: &[String]) -> Result<()> {
+        Ok(())
+    }
+
+    async fn records(&self) -> Result<Vec<(String, String)>> {
+        Ok(Vec::new())
+    }
+
+    async fn record(&self, _model: &str) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    async fn put_record(&self, _model: &str, _record: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn delete_record(&self, _model: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn collect(&self, _used: &dyn Fn(&[(String, String)]) -> HashSet<String>) -> Result<usize> {
+        Ok(0)
+    }
+
+    async fn free(&self) -> Option<u64> {
+        None
+    }
+
+    async fn persist(&self) -> bool {
+        false
+    }
+
+    async fn lock(&self, _name: &str, _mode: LockMode, _wait: bool) -> Result<Option<()>> {
+        Ok(Some(()))
+    }
+}
