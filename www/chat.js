@@ -97,7 +97,7 @@ export class Chat {
   async clear() {
     await this.stop();
     this.#drop();
-    const before = { turns: this.turns, from: this.#from };
+    const before = { turns: this.turns, from: this.#from, key: this.#key };
     this.turns = [];
     this.#from = 0;
     this.#paintAll();
@@ -105,7 +105,8 @@ export class Chat {
     this.#save();
     if (before.turns.length === 0) return;
     toast('Conversation cleared', { seconds: 8, actions: [['Undo', () => {
-      if (this.turns.length) return;
+      // A conversation begun since, or another model's, is not replaced.
+      if (this.turns.length || this.#key !== before.key) return;
       this.turns = before.turns;
       this.#from = before.from;
       this.#paintAll();
