@@ -1,5 +1,6 @@
 //! The demo model end to end, natively: folder -> engine -> text, against PyTorch's greedy answers.
 
+use mobilellm_web::backend::Precision;
 use mobilellm_web::backend::cpu::Cpu;
 use mobilellm_web::engine::{DeviceChoice, Engine, Event, OpenOptions, Options};
 use mobilellm_web::session::FinishReason;
@@ -21,7 +22,10 @@ fn open(threads: usize) -> Engine {
     let options = OpenOptions { device: DeviceChoice::Cpu, ..OpenOptions::default() };
     block_on(async {
         let checkpoint = checkpoint.await.unwrap();
-        Engine::open(&checkpoint, &options, async |config| Ok(Cpu::with_threads(config, threads))).await.unwrap().0
+        Engine::open(&checkpoint, &options, async |config| Ok(Cpu::with_threads(config, Precision::F16, threads)))
+            .await
+            .unwrap()
+            .0
     })
 }
 
