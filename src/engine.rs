@@ -4,7 +4,7 @@
 //! engine queues the others.
 
 use crate::backend::Backend;
-use crate::backend::cpu::naive::Naive;
+use crate::backend::cpu::Cpu;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::model::{Loader, Model};
@@ -430,7 +430,7 @@ pub struct Info {
 
 /// A model on the backend that was chosen.
 pub enum Engine {
-    Cpu(Loaded<Naive>),
+    Cpu(Loaded<Cpu>),
 }
 
 /// Runs the expression on whichever backend is inside.
@@ -443,7 +443,8 @@ macro_rules! each {
 }
 
 impl Engine {
-    /// Opens a checkpoint: configuration and tokenizer first, then the weights, straight into the backend.
+    /// Opens a checkpoint: configuration and tokenizer first, then the weights, straight into the backend. `cpu` makes the
+    /// CPU backend, with as many threads as it can have.
     ///
     /// # Errors
     /// Whatever is wrong with the files or the device. With [`DeviceChoice::Auto`] a GPU that cannot be had is no error:
@@ -451,6 +452,7 @@ impl Engine {
     pub async fn open<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>>(
         checkpoint: &Checkpoint<H, S, T>,
         options: &OpenOptions,
+        cpu: impl AsyncFnOnce(&Config) -> Result<Cpu>,
     ) -> Result<(Self, Info)> {
         let text = |bytes: Option<Vec<u8>>, file: &str| {
             bytes.map(|b| String::from_utf8(b).map_err(|_| Error::checkpoint(file, "not UTF-8"))).transpose()
@@ -484,8 +486,8 @@ impl Engine {
             reason: "device: 'cpu' was asked for".into(),
             chat: text.has_chat_template(),
         };
-        let _ = &mut info;
-        let backend = Naive::new(&config);
+        let backend = cpu(&config).await?;
+        info.features.push(Cpu::lanes().into());
         let loaded = Loaded::load(checkpoint, config, backend, text).await?;
         Ok((Engine::Cpu(loaded), info))
     }

@@ -1,8 +1,8 @@
 //! MobileLLM in a web browser.
 pub mod backend;
 pub mod config;
-pub mod engine;
 pub mod conformance;
+pub mod engine;
 pub mod error;
 pub mod model;
 pub mod sampler;

@@ -236,9 +236,12 @@ fn collect_private_use(key: &str, value: &Value, used: &mut BTreeSet<char>) {
 }
 
 fn strftime(now: i64, format: &str) -> std::result::Result<String, minijinja::Error> {
-    let invalid = |e: jiff::Error| minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {e}"));
-    let now = jiff::Timestamp::from_second(now).map_err(invalid)?.to_zoned(jiff::tz::TimeZone::UTC);
-    jiff::fmt::strtime::format(format, &now).map_err(invalid)
+    let mut text = String::new();
+    let now = chrono::DateTime::from_timestamp(now, 0);
+    match now.map(|now| write!(text, "{}", now.naive_utc().format(format))) {
+        Some(Ok(())) => Ok(text),
+        _ => Err(minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: cannot write {format:?}"))),
+    }
 }
 
 /// `tojson` as Hugging Face defines it: Python's `json.dumps` with its keyword arguments, nothing escaped for HTML.

@@ -1,9 +1,9 @@
 //! Text <-> ids.
 //!
 //! ```text
-//! tokenizer.json  -> `tokenizers` --------------------------------.
-//! tokenizer.model -> sentencepiece: pieces, merges -> `tokenizers` -> Tokenizer: encode, encode_with_control
-//!                                                                  -> Decoder: ids -> text as it comes
+//! tokenizer.json  -> `tokenizers` ----------------------.
+//! tokenizer.model -> sentencepiece: pieces, their merging -> Tokenizer: encode, encode_with_control
+//!                                                         -> Decoder: ids -> text as it comes
 //! messages -> chat: template, contents made unable to form control tokens -> ids
 //! tokenizer_config.json, generation_config.json -> settings: BOS, EOS, template
 //! ```
@@ -32,7 +32,7 @@ use std::sync::Arc;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::{
     AddedToken, AddedVocabulary, Model, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper,
-    OffsetReferential, OffsetType, PreTokenizer,
+    OffsetReferential, OffsetType, PreTokenizer, Token,
 };
 
 /// Largest vocabulary that is accepted, in tokens; four times that of any model known today.
@@ -40,9 +40,7 @@ const MAX_VOCAB: usize = 1 << 20;
 
 /// A loaded tokenizer. Cheap to share behind an `Arc`; it never changes.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
-    /// `Some(dummy prefix?)` for `tokenizer.model`, whose normalization is done here.
-    sentencepiece: Option<bool>,
+    model: TokenModel,
     /// Added tokens, control tokens among them.
     control: AddedVocabulary,
     /// The same, with control tokens left in the text.
@@ -52,9 +50,14 @@ pub struct Tokenizer {
     default_bos: Option<u32>,
 }
 
+enum TokenModel {
+    Json(Box<tokenizers::Tokenizer>),
+    SentencePiece(SentencePiece),
+}
+
 impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let file = if self.sentencepiece.is_some() { "tokenizer.model" } else { "tokenizer.json" };
+        let file = if self.is_sentencepiece() { "tokenizer.model" } else { "tokenizer.json" };
         f.debug_struct("Tokenizer").field("file", &file).field("vocab_size", &self.vocab_size()).finish()
     }
 }
@@ -102,7 +105,7 @@ impl Tokenizer {
             recipe.push(&mut pieces, &token, control.is_special_token(&token));
         }
         let default_bos = head.bos().and_then(|token| inner.token_to_id(token));
-        Ok(Self::new(inner, None, control, pieces, default_bos))
+        Ok(Self::new(TokenModel::Json(Box::new(inner)), control, pieces, default_bos))
     }
 
     /// Reads a SentencePiece `tokenizer.model`: BPE with the identity normalizer, as LLaMA and MobileLLM ship it.
@@ -111,50 +114,33 @@ impl Tokenizer {
     /// [`Error::Tokenizer`] names what is broken or what is not supported.
     pub fn from_sentencepiece(bytes: &[u8]) -> Result<Self> {
         let file = SentencePiece::parse(bytes)?;
-        let vocab: Vocab = file.pieces.iter().zip(0..).map(|(piece, id)| (piece.text.clone(), id)).collect();
-        let model = BPE::builder()
-            .vocab_and_merges(vocab, file.merges)
-            .unk_token(file.unknown)
-            .fuse_unk(true)
-            .byte_fallback(file.byte_fallback)
-            .cache_capacity(0)
-            .build()
-            .map_err(|e| Error::tokenizer("tokenizer.model", e))?;
         let mut pieces = Pieces::new(Rule::ByteFallback { strip: usize::from(file.dummy_prefix) });
-        let mut added = Vec::new();
-        for piece in &file.pieces {
-            match piece.kind {
-                sentencepiece::Kind::Control => {
-                    added.push(AddedToken::from(&piece.text, true).normalized(false));
-                    pieces.push(Kind::Control, piece.text.as_bytes());
-                }
-                sentencepiece::Kind::Unknown => pieces.push(Kind::Literal, file.unknown_surface.as_bytes()),
-                sentencepiece::Kind::Byte(byte) => pieces.push(Kind::Byte, &[byte]),
-                kind => {
-                    if kind == sentencepiece::Kind::UserDefined {
-                        // Sought in the normalized text, as SentencePiece does.
-                        added.push(AddedToken::from(&piece.text, false).normalized(true));
-                    }
-                    pieces.push(Kind::Text, piece.text.replace('▁', " ").as_bytes());
-                }
+        let (mut added, mut names) = (Vec::new(), Vocab::new());
+        for (piece, id) in file.pieces.iter().zip(0..) {
+            let (kind, bytes) = match piece.kind {
+                sentencepiece::Kind::Unknown => (Kind::Literal, file.unknown_surface.clone().into_bytes()),
+                sentencepiece::Kind::Byte(byte) => (Kind::Byte, vec![byte]),
+                sentencepiece::Kind::Control => (Kind::Control, piece.text.clone().into_bytes()),
+                _ => (Kind::Text, piece.text.replace('▁', " ").into_bytes()),
+            };
+            pieces.push(kind, &bytes);
+            if matches!(piece.kind, sentencepiece::Kind::Control | sentencepiece::Kind::UserDefined) {
+                // Like SentencePiece, seek user-defined symbols in the normalized text.
+                added.push(AddedToken::from(&piece.text, kind == Kind::Control).normalized(kind != Kind::Control));
+                names.insert(piece.text.clone(), id);
             }
         }
-        let inner = tokenizers::Tokenizer::new(model);
+        let names = BPE::builder().vocab_and_merges(names, Vec::new()).build();
+        let names = names.map_err(|e| Error::tokenizer("tokenizer.model", e))?;
         let mut control = AddedVocabulary::new();
-        control.add_tokens(&added, inner.get_model(), None::<&NormalizerWrapper>);
-        Ok(Self::new(inner, Some(file.dummy_prefix), control, pieces, None))
+        control.add_tokens(&added, &names, None::<&NormalizerWrapper>);
+        Ok(Self::new(TokenModel::SentencePiece(file), control, pieces, None))
     }
 
-    fn new(
-        inner: tokenizers::Tokenizer,
-        sentencepiece: Option<bool>,
-        control: AddedVocabulary,
-        pieces: Pieces,
-        default_bos: Option<u32>,
-    ) -> Self {
+    fn new(model: TokenModel, control: AddedVocabulary, pieces: Pieces, default_bos: Option<u32>) -> Self {
         let mut plain = control.clone();
         plain.set_encode_special_tokens(true);
-        Tokenizer { inner, sentencepiece, control, plain, pieces: Arc::new(pieces), default_bos }
+        Tokenizer { model, control, plain, pieces: Arc::new(pieces), default_bos }
     }
 
     /// Ids of a text that contains no control token, whatever it says: `<|user|>` is eight characters. No BOS is added.
@@ -196,7 +182,16 @@ impl Tokenizer {
 
     /// Id of a token as it is written in the vocabulary.
     pub fn token_id(&self, token: &str) -> Option<u32> {
-        self.control.token_to_id(token, self.inner.get_model())
+        match &self.model {
+            TokenModel::Json(inner) => self.control.token_to_id(token, inner.get_model()),
+            TokenModel::SentencePiece(file) => {
+                file.pieces.iter().zip(0..).find(|(p, _)| p.text == token).map(|(_, id)| id)
+            }
+        }
+    }
+
+    fn is_sentencepiece(&self) -> bool {
+        matches!(self.model, TokenModel::SentencePiece(_))
     }
 
     pub fn is_control(&self, id: u32) -> bool {
@@ -220,13 +215,21 @@ impl Tokenizer {
     /// The pipeline of `tokenizers::Tokenizer::encode`, with a choice of added tokens. `stand_ins` are put back after
     /// control tokens were sought: (stand-in, character).
     fn ids(&self, text: &str, added: &AddedVocabulary, stand_ins: &[(char, char)]) -> Result<Vec<u32>> {
-        let failed =
-            |e| Error::tokenizer(if self.sentencepiece.is_some() { "tokenizer.model" } else { "tokenizer.json" }, e);
+        let file = if self.is_sentencepiece() { "tokenizer.model" } else { "tokenizer.json" };
+        let failed = |e| Error::tokenizer(file, e);
         let mut split = added.extract_and_normalize(Some(&Segment { tokenizer: self, stand_ins }), text);
-        if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
-            pre_tokenizer.pre_tokenize(&mut split).map_err(failed)?;
+        match &self.model {
+            TokenModel::Json(inner) => {
+                if let Some(pre_tokenizer) = inner.get_pre_tokenizer() {
+                    pre_tokenizer.pre_tokenize(&mut split).map_err(failed)?;
+                }
+                split.tokenize(|text| inner.get_model().tokenize(text.get())).map_err(failed)?;
+            }
+            TokenModel::SentencePiece(model) => {
+                let token = |id| Token::new(id, String::new(), (0, 0));
+                split.tokenize(|text| Ok(model.encode(text.get()).into_iter().map(token).collect())).map_err(failed)?;
+            }
         }
-        split.tokenize(|text| self.inner.get_model().tokenize(text.get())).map_err(failed)?;
         let encoding = split.into_encoding(None, 0, OffsetType::None).map_err(failed)?;
         Ok(encoding.get_ids().to_vec())
     }
@@ -245,14 +248,14 @@ impl Normalizer for Segment<'_> {
                 self.stand_ins.iter().find(|(stand_in, _)| *stand_in == c).map_or(c, |(_, original)| *original)
             });
         }
-        match self.tokenizer.sentencepiece {
-            Some(dummy_prefix) if !text.is_empty() => {
-                let prefix = if dummy_prefix { "▁" } else { "" };
+        match &self.tokenizer.model {
+            TokenModel::SentencePiece(_) if text.is_empty() => Ok(()),
+            TokenModel::SentencePiece(file) => {
+                let prefix = if file.dummy_prefix { "▁" } else { "" };
                 *text = (prefix.to_string() + &text.get().replace(' ', "▁")).into();
                 Ok(())
             }
-            Some(_) => Ok(()),
-            None => self.tokenizer.inner.get_normalizer().map_or(Ok(()), |n| n.normalize(text)),
+            TokenModel::Json(inner) => inner.get_normalizer().map_or(Ok(()), |n| n.normalize(text)),
         }
     }
 }

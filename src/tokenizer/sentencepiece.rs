@@ -1,14 +1,15 @@
-//! `tokenizer.model` -> pieces and merges.
+//! `tokenizer.model` -> pieces; text -> ids as SentencePiece does it.
 //!
-//! Reads the SentencePiece protobuf (`sentencepiece_model.proto`) strictly and derives from the piece scores the merge
-//! list that makes a BPE model choose exactly as SentencePiece does. What cannot be done exactly is refused by name.
+//! Reads the SentencePiece protobuf (`sentencepiece_model.proto`) strictly and merges as `bpe_model.cc` does: the adjacent
+//! pair whose concatenation scores highest, of equals the leftmost. Ranked merges, which the BPE of `tokenizers` has,
+//! cannot say the latter, and LLaMA's pieces of spaces all have one score. What cannot be done exactly is refused by name.
 
 use crate::error::{Error, Result};
-use std::collections::{HashMap, HashSet};
+use std::cmp::Ordering;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 
 const FILE: &str = "tokenizer.model";
-/// Longest normal piece in characters. SentencePiece's default limit is 16; the derivation of merges is quadratic in it.
-const MAX_PIECE_CHARS: usize = 128;
+const NONE: usize = usize::MAX;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -30,13 +31,16 @@ pub(super) struct Piece {
 pub(super) struct SentencePiece {
     /// Index = id.
     pub pieces: Vec<Piece>,
-    /// Pairs whose concatenation is a piece, in the order in which they are to be applied.
-    pub merges: Vec<(String, String)>,
-    pub unknown: String,
     /// What an unknown piece is decoded to.
     pub unknown_surface: String,
-    pub byte_fallback: bool,
     pub dummy_prefix: bool,
+    /// Normal and user-defined pieces.
+    ids: HashMap<String, u32>,
+    /// Bytes of the longest of them.
+    longest: usize,
+    unknown: u32,
+    /// Id of each byte, or empty without byte fallback.
+    bytes: Vec<u32>,
 }
 
 fn broken(problem: impl std::fmt::Display) -> Error {
@@ -69,15 +73,122 @@ impl SentencePiece {
         trainer.check()?;
         normalizer.check()?;
         let pieces = check_pieces(raw, trainer.byte_fallback)?;
-        let unknown = pieces.iter().find(|p| p.kind == Kind::Unknown).ok_or_else(|| broken("no unknown piece"))?;
+        let (mut ids, mut unknown, mut bytes) = (HashMap::new(), 0, Vec::new());
+        if trainer.byte_fallback {
+            bytes.resize(256, 0);
+        }
+        for (piece, id) in pieces.iter().zip(0..) {
+            match piece.kind {
+                Kind::Normal | Kind::UserDefined => drop(ids.insert(piece.text.clone(), id)),
+                Kind::Unknown => unknown = id,
+                Kind::Byte(byte) => bytes[usize::from(byte)] = id,
+                Kind::Control => {}
+            }
+        }
         Ok(SentencePiece {
-            merges: merges(&pieces)?,
-            unknown: unknown.text.clone(),
+            longest: ids.keys().map(String::len).max().unwrap_or(0),
             unknown_surface: trainer.unknown_surface,
-            byte_fallback: trainer.byte_fallback,
             dummy_prefix: normalizer.dummy_prefix,
             pieces,
+            ids,
+            unknown,
+            bytes,
         })
+    }
+
+    /// Appends the ids of a normalized text without user-defined symbols.
+    pub fn encode(&self, text: &str) -> Vec<u32> {
+        let mut ids = Vec::new();
+        for symbol in self.merge(text) {
+            let symbol = &text[symbol.start..symbol.end];
+            match self.ids.get(symbol) {
+                Some(&id) => ids.push(id),
+                None if !self.bytes.is_empty() => ids.extend(symbol.bytes().map(|b| self.bytes[usize::from(b)])),
+                None if ids.last() == Some(&self.unknown) => {}
+                None => ids.push(self.unknown),
+            }
+        }
+        ids
+    }
+
+    fn merge(&self, text: &str) -> Vec<Symbol> {
+        let mut symbols: Vec<Symbol> = text
+            .char_indices()
+            .enumerate()
+            .map(|(i, (start, c))| Symbol {
+                start,
+                end: start + c.len_utf8(),
+                previous: i.wrapping_sub(1),
+                next: i + 1,
+            })
+            .collect();
+        let Some(last) = symbols.last_mut() else { return symbols };
+        last.next = NONE;
+        let pair = |symbols: &[Symbol], left: usize, right: usize| {
+            if left == NONE || right == NONE {
+                return None;
+            }
+            let (start, end) = (symbols[left].start, symbols[right].end);
+            let id = if end - start <= self.longest { self.ids.get(&text[start..end]) } else { None };
+            id.map(|&id| Pair { score: self.pieces[id as usize].score, left, right, len: end - start })
+        };
+        let mut agenda: BinaryHeap<Pair> =
+            (1..symbols.len()).filter_map(|right| pair(&symbols, right - 1, right)).collect();
+        while let Some(Pair { left, right, len, .. }) = agenda.pop() {
+            let (a, b) = (symbols[left], symbols[right]);
+            // One of the two has meanwhile been merged with another neighbour.
+            if a.is_empty() || b.is_empty() || b.end - a.start != len || a.next != right {
+                continue;
+            }
+            symbols[left] = Symbol { end: b.end, next: b.next, ..a };
+            symbols[right].end = b.start;
+            if b.next != NONE {
+                symbols[b.next].previous = left;
+            }
+            agenda.extend(pair(&symbols, a.previous, left));
+            agenda.extend(pair(&symbols, left, b.next));
+        }
+        symbols.retain(|symbol| !symbol.is_empty());
+        symbols
+    }
+}
+
+/// A stretch of the text, in a linked list.
+#[derive(Clone, Copy)]
+struct Symbol {
+    start: usize,
+    end: usize,
+    previous: usize,
+    next: usize,
+}
+
+impl Symbol {
+    /// Merged into its left neighbour.
+    fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+}
+
+/// Two neighbours whose concatenation, `len` bytes long, is a piece.
+#[derive(PartialEq)]
+struct Pair {
+    score: f32,
+    left: usize,
+    right: usize,
+    len: usize,
+}
+
+impl Eq for Pair {}
+
+impl Ord for Pair {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.score.total_cmp(&other.score).then(other.left.cmp(&self.left))
+    }
+}
+
+impl PartialOrd for Pair {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -205,9 +316,6 @@ fn check_pieces(raw: Vec<RawPiece>, byte_fallback: bool) -> Result<Vec<Piece>> {
             return Err(broken(format!("{}: score {score}", name())));
         }
         let kind = match kind {
-            1 if text.chars().nth(MAX_PIECE_CHARS).is_some() => {
-                return Err(broken(format!("piece {id} is longer than {MAX_PIECE_CHARS} characters")));
-            }
             1 => Kind::Normal,
             2 => Kind::Unknown,
             3 => Kind::Control,
@@ -225,7 +333,8 @@ fn check_pieces(raw: Vec<RawPiece>, byte_fallback: bool) -> Result<Vec<Piece>> {
         if matches!(kind, Kind::Control | Kind::Unknown) && text.chars().nth(1).is_none() {
             return Err(refused(format!("{}: a control piece of one character", name())));
         }
-        pieces.push(Piece { text, kind, score });
+        // Plus 0.0: -0.0 and 0.0 are one score.
+        pieces.push(Piece { text, kind, score: score + 0.0 });
     }
     if unknowns != 1 {
         return Err(broken(format!("{unknowns} unknown pieces, there must be one")));
@@ -234,61 +343,6 @@ fn check_pieces(raw: Vec<RawPiece>, byte_fallback: bool) -> Result<Vec<Piece>> {
         return Err(broken(format!("byte_fallback with {bytes_seen} of 256 bytes")));
     }
     Ok(pieces)
-}
-
-/// SentencePiece merges the adjacent pair whose concatenation scores highest, leftmost first. Merges inside the span of
-/// a piece that comes out whole are the ones it would see if it stood alone (a pair across its border would have
-/// destroyed it), so each piece has one reachable last merge: the one found here by encoding the piece by itself.
-fn merges(pieces: &[Piece]) -> Result<Vec<(String, String)>> {
-    let scores: HashMap<&str, f32> =
-        pieces.iter().filter(|p| p.kind == Kind::Normal).map(|p| (p.text.as_str(), p.score)).collect();
-    let known: HashSet<&str> =
-        pieces.iter().filter(|p| matches!(p.kind, Kind::Normal | Kind::UserDefined)).map(|p| p.text.as_str()).collect();
-    let mut merges = Vec::new();
-    for piece in pieces.iter().filter(|p| p.kind == Kind::Normal && p.text.chars().nth(1).is_some()) {
-        let Some(at) = last_merge(&piece.text, &scores) else { continue };
-        let (left, right) = piece.text.split_at(at);
-        if let Some(missing) = [left, right].into_iter().find(|half| !known.contains(half)) {
-            return Err(refused(format!("piece {:?}, whose part {missing:?} is no piece,", piece.text)));
-        }
-        merges.push((piece.score, left, right));
-    }
-    merges.sort_by(|a, b| b.0.total_cmp(&a.0));
-    if let Some(pair) = merges.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        let [a, b] = [&pair[0], &pair[1]].map(|(_, left, right)| format!("{left}{right}"));
-        return Err(refused(format!("one score for two pieces ({a:?} and {b:?})")));
-    }
-    Ok(merges.into_iter().map(|(_, left, right)| (left.into(), right.into())).collect())
-}
-
-/// Byte offset of the border of the last merge when `text` is encoded alone; `None` if it does not come out whole.
-fn last_merge(text: &str, scores: &HashMap<&str, f32>) -> Option<usize> {
-    // borders[i]..borders[i + 1] is a symbol; pair[i] scores the merge over the border i + 1.
-    let mut borders: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
-    let score = |from: usize, to: usize| scores.get(&text[from..to]).copied();
-    let mut pairs: Vec<Option<f32>> = borders.windows(3).map(|w| score(w[0], w[2])).collect();
-    loop {
-        let mut best: Option<(usize, f32)> = None;
-        for (i, pair) in pairs.iter().enumerate() {
-            if let Some(pair) = *pair
-                && best.is_none_or(|(_, score)| pair > score)
-            {
-                best = Some((i, pair));
-            }
-        }
-        let (i, _) = best?;
-        let at = borders.remove(i + 1);
-        if borders.len() == 2 {
-            return Some(at);
-        }
-        pairs.remove(i);
-        if i > 0 {
-            pairs[i - 1] = score(borders[i - 1], borders[i + 1]);
-        }
-        if i < pairs.len() {
-            pairs[i] = score(borders[i], borders[i + 2]);
-        }
-    }
 }
 
 /// The fields of one protobuf message that are still to be read.

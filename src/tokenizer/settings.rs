@@ -133,7 +133,7 @@ impl SpecialTokens {
         }
         let bos = bos.or_else(|| id(|config| &config.bos_token)).or(tokenizer.default_bos);
         let add = config.and_then(|config| config.add_bos_token);
-        let by_file = tokenizer.sentencepiece.is_some() || tokenizer.default_bos.is_some();
+        let by_file = tokenizer.is_sentencepiece() || tokenizer.default_bos.is_some();
         SpecialTokens { bos, add_bos: bos.is_some() && add.unwrap_or(by_file), eos: ids }
     }
 }

@@ -3,7 +3,7 @@
     python3 tests/reference/make_tokenizer_fixtures.py        (sentencepiece 0.2.3, tokenizers 0.23.3, transformers 5.23)
 
 Seeded; the training corpora are Python's own documentation and sources, so another Python trains other tokenizers.
-  llama.model   LLaMA's trainer and normalizer flags      odd.model   user-defined symbols, no byte fallback, no dummy prefix
+  llama.model   LLaMA's trainer and normalizer flags, its tied scores of spaces      odd.model   user-defined symbols, no byte fallback, no dummy prefix
   bytes.json    SmolLM2's pipeline                        split.json  Llama 3's pipeline
   strings.jsonl {"t": text, "model"|"json"|"llama"|"odd"|"bytes"|"split": ids}; "json" only where it differs from "model"
   control.jsonl {"t": text with control tokens, "json"|"meta"|"bytes"|"split": ids}; meta is the demo's tokenizer.json
@@ -21,6 +21,7 @@ import inspect, argparse, textwrap, json.decoder, heapq  # noqa: E401  (corpora)
 
 import sentencepiece
 import tokenizers
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -69,8 +70,12 @@ def train_sentencepiece(name, **flags):
         sentence_iterator=iter(CORPUS + WORLD * 3), model_writer=model, model_type="bpe", normalization_rule_name="identity",
         remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, split_digits=True, num_threads=1,
         minloglevel=2, **flags)
-    (OUT / name).write_bytes(model.getvalue())
-    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+    for piece in proto.pieces:
+        if piece.type == piece.NORMAL and set(piece.piece) == {"▁"} and len(piece.piece) > 1:
+            piece.score = -1e9  # as in LLaMA's file: runs of spaces are merged last, and all have one score
+    (OUT / name).write_bytes(proto.SerializeToString())
+    return sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
 
 
 def train_bytes(name, pre_tokenizer, specials, size, post=None, ignore_merges=False):

@@ -7,16 +7,39 @@ use bytemuck::{Pod, Zeroable};
 /// Commands name matrices, gains and caches by number, in the order of their making.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Command<'a> {
-    Matrix { role: Role, rows: usize, cols: usize },
+    Matrix {
+        role: Role,
+        rows: usize,
+        cols: usize,
+    },
     /// Whole rows of f16, two a word.
-    WriteRows { matrix: u32, first: usize, words: &'a [u32] },
+    WriteRows {
+        matrix: u32,
+        first: usize,
+        words: &'a [u32],
+    },
     /// f32 bits.
-    Gain { words: &'a [u32] },
-    Cache { cache: u32, layers: usize },
-    Fork { cache: u32, from: u32, len: usize },
-    Drop { cache: u32 },
+    Gain {
+        words: &'a [u32],
+    },
+    Cache {
+        cache: u32,
+        layers: usize,
+    },
+    Fork {
+        cache: u32,
+        from: u32,
+        len: usize,
+    },
+    Drop {
+        cache: u32,
+    },
     /// One pass: ids at positions `start` and on, then the verbs.
-    Pass { start: usize, tokens: &'a [u32], verbs: &'a [Verb] },
+    Pass {
+        start: usize,
+        tokens: &'a [u32],
+        verbs: &'a [Verb],
+    },
     Quit,
 }
 
@@ -49,8 +72,7 @@ impl Verb {
     }
 }
 
-const ROLES: [Role; 6] =
-    [Role::Embedding, Role::Head, Role::Qkv, Role::AttentionOut, Role::GateUp, Role::Down];
+const ROLES: [Role; 6] = [Role::Embedding, Role::Head, Role::Qkv, Role::AttentionOut, Role::GateUp, Role::Down];
 
 impl<'a> Command<'a> {
     /// Words besides the payload.
@@ -78,7 +100,11 @@ impl<'a> Command<'a> {
         let garbled = || Error::internal("garbled command between CPU threads");
         let (&[code, a, b, c], payload) = words.split_first_chunk::<{ Command::HEADER }>().ok_or_else(garbled)?;
         Ok(match code {
-            0 => Command::Matrix { role: *ROLES.get(a as usize).ok_or_else(garbled)?, rows: b as usize, cols: c as usize },
+            0 => Command::Matrix {
+                role: *ROLES.get(a as usize).ok_or_else(garbled)?,
+                rows: b as usize,
+                cols: c as usize,
+            },
             1 => Command::WriteRows { matrix: a, first: b as usize, words: payload },
             2 => Command::Gain { words: payload },
             3 => Command::Cache { cache: a, layers: b as usize },

@@ -4,7 +4,7 @@
 //! of a block holds row r: the even column in its low half, the odd one in its high half.
 //!
 //! ```text
-//! one row of x:    gemv: panels are streamed once, x[c] splat over 16 rows, two panels side by side
+//! one row of x:    gemv: the matrix is one stream from end to end, as prefetchers want it; x[c] is splat over 16 rows
 //! more rows of x:  gemm: a tile of a panel is widened to f32 once and multiplies every row of x, 8 rows x 4 tokens in registers
 //! ```
 //! Both add the products of an output in the order of the columns, so they give the same bits.
@@ -162,20 +162,9 @@ impl Panels {
 
     fn gemv(&self, x: &[f32], out: &mut Output) {
         let size = self.cols / 2;
-        let factors = self.factors.as_chunks::<ROWS>().0;
-        let mut store = |panel: usize, sums: [F4; 4]| {
-            let values = scaled(sums, &factors[panel]);
-            out.panel(0, panel * ROWS, self.rows, &values);
-        };
-        let mut pairs = self.blocks.chunks_exact(2 * size);
-        for (i, pair) in pairs.by_ref().enumerate() {
-            let [first, second] = dot2(&pair[..size], &pair[size..], x);
-            store(2 * i, first);
-            store(2 * i + 1, second);
-        }
-        let last = pairs.remainder();
-        if !last.is_empty() {
-            store(factors.len() - 1, dot1(last, x));
+        let panels = self.blocks.chunks_exact(size).zip(self.factors.as_chunks::<ROWS>().0);
+        for (panel, (blocks, factors)) in panels.enumerate() {
+            out.panel(0, panel * ROWS, self.rows, &scaled(dot(blocks, x), factors));
         }
     }
 
@@ -237,28 +226,15 @@ fn scaled(sums: [F4; 4], factors: &[f32; ROWS]) -> [f32; ROWS] {
     values
 }
 
-#[inline(always)]
-fn dot_block(block: &Block, x: [F4; 2], sums: &mut [F4; 4]) {
-    for (words, sum) in block.iter().zip(sums) {
-        let [even, odd] = widen(words);
-        *sum = madd(odd, x[1], madd(even, x[0], *sum));
-    }
-}
-
-fn dot1(panel: &[Block], x: &[f32]) -> [F4; 4] {
+/// 16 rows of W . x, unscaled.
+fn dot(panel: &[Block], x: &[f32]) -> [F4; 4] {
     let mut sums = [F4::splat(0.0); 4];
     for (block, pair) in panel.iter().zip(x.as_chunks::<2>().0) {
-        dot_block(block, pair.map(F4::splat), &mut sums);
-    }
-    sums
-}
-
-fn dot2(first: &[Block], second: &[Block], x: &[f32]) -> [[F4; 4]; 2] {
-    let mut sums = [[F4::splat(0.0); 4]; 2];
-    for ((a, b), pair) in first.iter().zip(second).zip(x.as_chunks::<2>().0) {
         let x = pair.map(F4::splat);
-        dot_block(a, x, &mut sums[0]);
-        dot_block(b, x, &mut sums[1]);
+        for (words, sum) in block.iter().zip(&mut sums) {
+            let [even, odd] = widen(words);
+            *sum = madd(odd, x[1], madd(even, x[0], *sum));
+        }
     }
     sums
 }

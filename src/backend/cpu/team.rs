@@ -99,10 +99,8 @@ mod threads {
     impl Threads {
         /// One for each of `count` ranks.
         pub fn team(count: usize, capacity: usize) -> Vec<Threads> {
-            let meeting = Arc::new((
-                Mutex::new(Meeting { arrived: vec![0; count], ..Meeting::default() }),
-                Condvar::new(),
-            ));
+            let meeting =
+                Arc::new((Mutex::new(Meeting { arrived: vec![0; count], ..Meeting::default() }), Condvar::new()));
             (0..count).map(|rank| Threads { rank, count, meeting: meeting.clone(), round: 0, capacity }).collect()
         }
 

@@ -1,6 +1,7 @@
 //! `mobilellm`: the engine without a browser, for debugging, tests and preparing checkpoints.
 
 use clap::{Parser, Subcommand, ValueEnum};
+use mobilellm_web::backend::cpu::Cpu;
 use mobilellm_web::engine::{DeviceChoice, Engine, Event, OpenOptions, Options};
 use mobilellm_web::error::{Error, Result};
 use mobilellm_web::synthetic;
@@ -38,6 +39,9 @@ struct Run {
     chat: bool,
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     device: Device,
+    /// CPU threads.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
     /// Tokens of KV cache; default: the smaller of the model's and 2048.
     #[arg(long)]
     context_length: Option<usize>,
@@ -103,7 +107,8 @@ async fn answer(run: &Run) -> Result<()> {
     };
     let options = OpenOptions { device, context_length: run.context_length, ..OpenOptions::default() };
     let started = Instant::now();
-    let (mut engine, info) = Engine::open(&checkpoint, &options).await?;
+    let (mut engine, info) =
+        Engine::open(&checkpoint, &options, async |config| Ok(Cpu::with_threads(config, run.threads))).await?;
     let load_ms = started.elapsed().as_secs_f64() * 1e3;
     let prompt = if run.chat {
         let messages = [json!({"role": "user", "content": run.prompt})];
