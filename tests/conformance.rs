@@ -22,3 +22,29 @@ fn cpu() {
         report.into_result().unwrap();
     }
 }
+
+/// The GPU, through whatever driver there is. Without one the test fails: leave out the feature `gpu` there.
+#[cfg(feature = "gpu")]
+mod gpu {
+    use super::check;
+    use mobilellm_web::backend::gpu::{Device, DeviceOptions, Gpu};
+
+    fn run(options: &DeviceOptions) {
+        let device = pollster::block_on(Device::open(options)).unwrap();
+        // keys and values are held as f16
+        let report = pollster::block_on(check(|config| Gpu::new(&device, config), 2e-3)).unwrap();
+        println!("{}: {report}", device.name());
+        report.into_result().unwrap();
+    }
+
+    #[test]
+    fn whole() {
+        run(&DeviceOptions::default());
+    }
+
+    /// Tables over the binding limit.
+    #[test]
+    fn split() {
+        run(&DeviceOptions { max_binding: Some(1_000_000) });
+    }
+}

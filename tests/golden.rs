@@ -125,3 +125,12 @@ fn cpu() {
 fn cpu_on_three_threads() {
     check(|config| Cpu::with_threads(config, Precision::F16, 3), 2e-3);
 }
+
+/// Keys and values are held as f16.
+#[cfg(feature = "gpu")]
+#[test]
+fn gpu() {
+    use mobilellm_web::backend::gpu::{Device, DeviceOptions, Gpu};
+    let device = block_on(Device::open(&DeviceOptions::default())).unwrap();
+    check(|config| Gpu::new(&device, config).unwrap(), 1e-2);
+}

@@ -6,6 +6,7 @@
 use super::bytes::JsBytes;
 use super::fetch::{UrlSource, WebHttp};
 use super::host::WebHost;
+use crate::backend::cpu::Cpu;
 use crate::engine::{self, DeviceChoice, OpenOptions};
 use crate::error::{Error, Result};
 use crate::tokenizer::ChatInput;
@@ -107,7 +108,7 @@ pub struct Engine {
 impl Engine {
     /// Loads a model. `on_event` hears what [`checkpoint::Event`] says.
     pub async fn load(
-        #[wasm_bindgen(unchecked_param_type = "import('../../js/protocol.js').LoadRequest")] request: JsValue,
+        #[wasm_bindgen(unchecked_param_type = "object")] request: JsValue,
         #[wasm_bindgen(unchecked_param_type = "(event: any) => void")] on_event: Function,
     ) -> Js<Engine> {
         let request: LoadRequest = from_js(request)?;
@@ -223,6 +224,6 @@ async fn open<S: Source<Bytes = JsBytes> + 'static, T: Store<Bytes = JsBytes> + 
         }
     };
     let checkpoint = Checkpoint::open(WebHost, source, store, checkpoint::Options::default(), tell).await?;
-    let (inner, info) = engine::Engine::open(&checkpoint, options).await?;
+    let (inner, info) = engine::Engine::open(&checkpoint, options, async |config| Ok(Cpu::new(config))).await?;
     Ok(Engine { inner, info })
 }
