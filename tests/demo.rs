@@ -1,5 +1,6 @@
 //! The demo model end to end, natively: folder -> engine -> text, against PyTorch's greedy answers.
 
+use mobilellm_web::backend::Precision;
 use mobilellm_web::backend::cpu::Cpu;
 use mobilellm_web::engine::{DeviceChoice, Engine, Event, Info, OpenOptions, Options};
 use mobilellm_web::session::FinishReason;
@@ -24,7 +25,10 @@ fn checkpoint() -> Folder {
 
 fn open(device: DeviceChoice, threads: usize) -> (Engine, Info) {
     let options = OpenOptions { device, ..OpenOptions::default() };
-    block_on(Engine::open(&checkpoint(), &options, async |config| Ok(Cpu::with_threads(config, threads)))).unwrap()
+    block_on(Engine::open(&checkpoint(), &options, async |config| {
+        Ok(Cpu::with_threads(config, Precision::F16, threads))
+    }))
+    .unwrap()
 }
 
 fn fixture(name: &str) -> String {
@@ -126,7 +130,7 @@ fn lost_devices() {
                 Err(error) => {
                     assert_eq!(error.code(), "device-lost", "{error}");
                     let options = OpenOptions { device: next, ..OpenOptions::default() };
-                    let cpu = async |config: &_| Ok(Cpu::new(config));
+                    let cpu = async |config: &_| Ok(Cpu::new(config, Precision::F16));
                     block_on(engine.recover(&checkpoint(), &options, cpu)).unwrap();
                 }
             }

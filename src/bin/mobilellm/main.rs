@@ -1,6 +1,7 @@
 //! `mobilellm`: the engine without a browser, for debugging, tests and preparing checkpoints.
 
 use clap::{Parser, Subcommand, ValueEnum};
+use mobilellm_web::backend::Precision;
 use mobilellm_web::backend::cpu::Cpu;
 use mobilellm_web::engine::{DeviceChoice, Engine, Event, OpenOptions, Options};
 use mobilellm_web::error::{Error, Result};
@@ -108,7 +109,8 @@ async fn answer(run: &Run) -> Result<()> {
     let options = OpenOptions { device, context_length: run.context_length, ..OpenOptions::default() };
     let started = Instant::now();
     let (mut engine, info) =
-        Engine::open(&checkpoint, &options, async |config| Ok(Cpu::with_threads(config, run.threads))).await?;
+        Engine::open(&checkpoint, &options, async |config| Ok(Cpu::with_threads(config, Precision::F16, run.threads)))
+            .await?;
     let load_ms = started.elapsed().as_secs_f64() * 1e3;
     let prompt = if run.chat {
         let messages = [json!({"role": "user", "content": run.prompt})];
