@@ -1,4 +1,12 @@
 //! MobileLLM in a web browser.
+pub mod backend;
 pub mod config;
 pub mod error;
+pub mod model;
+pub mod sampler;
+pub mod session;
+pub mod stop;
+pub mod synthetic;
+#[cfg(target_arch = "wasm32")]
+pub mod web;
 pub mod weights;

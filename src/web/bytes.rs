@@ -35,7 +35,10 @@ impl Bytes for JsBytes {
 impl Buffer for JsBytes {
     fn zeroed(len: usize) -> Option<Self> {
         let constructor = Reflect::get(&js_sys::global(), &JsValue::from_str("Uint8Array")).ok()?;
-        let array = Reflect::construct(constructor.unchecked_ref(), &Array::of1(&JsValue::from_f64(len as f64)));
+        let array = Reflect::construct(
+            constructor.unchecked_ref::<js_sys::Function>(),
+            &Array::of1(&JsValue::from_f64(len as f64)),
+        );
         array.ok().map(|array| Self(array.unchecked_into()))
     }
 

@@ -53,21 +53,6 @@ pub trait Buffer: Bytes + Sized + 'static {
     }
 }
 
-impl Bytes for Vec<u8> {
-    fn len(&self) -> usize {
-        self.len()
-    }
-
-    fn read(&self, offset: usize, out: &mut [u8]) {
-        self.as_slice().read(offset, out);
-    }
-
-    #[cfg(feature = "gpu")]
-    fn upload(&self, range: std::ops::Range<usize>, queue: &wgpu::Queue, buffer: &wgpu::Buffer, at: u64) {
-        self.as_slice().upload(range, queue, buffer, at);
-    }
-}
-
 impl Buffer for Vec<u8> {
     fn zeroed(len: usize) -> Option<Self> {
         let mut bytes = Vec::new();
@@ -81,9 +66,9 @@ impl Buffer for Vec<u8> {
     }
 }
 
-impl Bytes for [u8] {
+impl Bytes for Vec<u8> {
     fn len(&self) -> usize {
-        self.len()
+        Vec::len(self)
     }
 
     fn read(&self, offset: usize, out: &mut [u8]) {

@@ -154,7 +154,8 @@ impl Host for NativeHost {
     }
 
     fn random(&self) -> f64 {
-        fastrand::f64()
+        use std::hash::{BuildHasher, RandomState};
+        (RandomState::new().hash_one(0) >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 

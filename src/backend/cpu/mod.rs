@@ -1,0 +1,3 @@
+//! The verbs on the CPU.
+
+pub mod naive;

@@ -1,0 +1,350 @@
+//! What is loaded: a model on its backend, its text side, and the sessions open on it.
+//!
+//! Generic inside ([`Loaded`]), a closed enum at the edge ([`Engine`]). One generation runs at a time; whoever owns the
+//! engine queues the others.
+
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::sampler::{Sampling, log_softmax};
+use crate::session::{FinishReason, GenerateOptions, Generation, Session, Step};
+use crate::stop::StopStrings;
+use crate::tokenizer::{Decoder, TextModel};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::rc::Rc;
+use web_time::Instant;
+
+/// How to generate, as JavaScript spells it. Unknown fields are an error.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Options {
+    /// Most tokens to generate; absent: as many as the context holds.
+    pub max_tokens: Option<usize>,
+    pub temperature: f32,
+    pub top_k: u32,
+    pub top_p: f32,
+    pub min_p: f32,
+    pub repetition_penalty: f32,
+    pub presence_penalty: f32,
+    pub frequency_penalty: f32,
+    pub seed: u64,
+    /// Strings that end the answer; not part of its text.
+    pub stop: Vec<String>,
+    /// Further ids that end the answer, besides the model's own.
+    pub stop_token_ids: Vec<u32>,
+    /// Alternatives to report for each token; 0: none, no log-probabilities at all.
+    pub logprobs: usize,
+    /// Go on after the model's end-of-text ids.
+    pub ignore_eos: bool,
+    /// Show control tokens in the text (a stop id never).
+    pub special_tokens: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let sampling = Sampling::default();
+        Options {
+            max_tokens: None,
+            temperature: sampling.temperature,
+            top_k: sampling.top_k,
+            top_p: sampling.top_p,
+            min_p: sampling.min_p,
+            repetition_penalty: sampling.repetition_penalty,
+            presence_penalty: sampling.presence_penalty,
+            frequency_penalty: sampling.frequency_penalty,
+            seed: sampling.seed,
+            stop: Vec::new(),
+            stop_token_ids: Vec::new(),
+            logprobs: 0,
+            ignore_eos: false,
+            special_tokens: false,
+        }
+    }
+}
+
+impl Options {
+    fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            seed: self.seed,
+        }
+    }
+}
+
+/// A token and its natural log-probability before temperature and cuts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Logprob {
+    pub token_id: u32,
+    pub logprob: f32,
+}
+
+/// The chosen token's log-probability and the most probable alternatives.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenLogprobs {
+    #[serde(flatten)]
+    pub chosen: Logprob,
+    pub top: Vec<Logprob>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Usage {
+    pub prompt_tokens: usize,
+    /// Prompt tokens that the session's KV cache held already.
+    pub cached_tokens: usize,
+    pub completion_tokens: usize,
+}
+
+/// Milliseconds and tokens per second, by the wall clock.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Timings {
+    /// From the call to the first token.
+    pub ttft_ms: f64,
+    /// Prompt tokens computed, over the time to the first token.
+    pub prefill_tokens_per_second: f64,
+    /// Tokens after the first, over the time after the first; 0 with fewer than two tokens.
+    pub decode_tokens_per_second: f64,
+}
+
+/// What one pull gave.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Event {
+    Prefill {
+        done: usize,
+        total: usize,
+    },
+    /// `text` may be empty while a character or a possible stop string is incomplete.
+    Token {
+        text: String,
+        token_id: u32,
+        logprobs: Option<TokenLogprobs>,
+    },
+    Done {
+        /// Text that was held back and now is certain.
+        text: String,
+        finish_reason: FinishReason,
+        usage: Usage,
+        timings: Timings,
+    },
+}
+
+/// Log-likelihood of one continuation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Score {
+    /// Sum of the tokens' natural log-probabilities.
+    pub logprob: f64,
+    pub tokens: Vec<Logprob>,
+    /// Whether greedy decoding would give just this continuation.
+    pub is_greedy: bool,
+}
+
+/// The answer under way.
+struct Active<B: Backend> {
+    session: u32,
+    generation: Generation<B>,
+    decoder: Decoder,
+    stops: StopStrings,
+    options: Options,
+    prompt_tokens: usize,
+    started: Instant,
+    first: Option<Instant>,
+    done: Option<Event>,
+}
+
+impl<B: Backend> Active<B> {
+    fn finished(&mut self, text: String, finish_reason: FinishReason) -> Event {
+        let completion_tokens = self.generation.answer().len();
+        let usage = Usage { prompt_tokens: self.prompt_tokens, cached_tokens: self.generation.cached(), completion_tokens };
+        let now = Instant::now();
+        let first = self.first.unwrap_or(now);
+        let ttft = (first - self.started).as_secs_f64();
+        let after = (now - first).as_secs_f64();
+        let per_second = |tokens: usize, seconds: f64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
+        let timings = Timings {
+            ttft_ms: ttft * 1e3,
+            prefill_tokens_per_second: per_second(self.prompt_tokens - usage.cached_tokens, ttft),
+            decode_tokens_per_second: per_second(completion_tokens.saturating_sub(1), after),
+        };
+        let event = Event::Done { text, finish_reason, usage, timings };
+        self.done = Some(event.clone());
+        event
+    }
+}
+
+/// One model on one backend, with its sessions.
+pub struct Loaded<B: Backend> {
+    model: Model<B>,
+    text: Rc<TextModel>,
+    sessions: HashMap<u32, Session<B>>,
+    next_session: u32,
+    active: Option<Active<B>>,
+}
+
+impl<B: Backend> Loaded<B> {
+    pub fn new(model: Model<B>, text: Rc<TextModel>) -> Self {
+        Loaded { model, text, sessions: HashMap::new(), next_session: 1, active: None }
+    }
+
+    pub fn model(&mut self) -> &mut Model<B> {
+        &mut self.model
+    }
+
+    /// Opens an empty session of at most `capacity` tokens and returns its number.
+    pub fn open_session(&mut self, capacity: usize) -> Result<u32> {
+        let session = Session::new(&mut self.model, capacity)?;
+        Ok(self.insert(session))
+    }
+
+    /// A copy of a session, with its keys and values.
+    pub fn fork_session(&mut self, id: u32) -> Result<u32> {
+        let fork = self.sessions.get(&id).ok_or(CLOSED)?.fork(&mut self.model)?;
+        Ok(self.insert(fork))
+    }
+
+    /// Frees a session's memory; an answer under way on it ends.
+    pub fn close_session(&mut self, id: u32) {
+        self.active.take_if(|a| a.session == id);
+        self.sessions.remove(&id);
+    }
+
+    /// The ids that a session's cache holds.
+    pub fn session_tokens(&self, id: u32) -> Result<&[u32]> {
+        Ok(self.sessions.get(&id).ok_or(CLOSED)?.tokens())
+    }
+
+    fn insert(&mut self, session: Session<B>) -> u32 {
+        let id = self.next_session;
+        self.next_session += 1;
+        self.sessions.insert(id, session);
+        id
+    }
+
+    /// Starts an answer to `prompt` on a session; one that was under way ends where it is.
+    pub fn begin(&mut self, id: u32, prompt: &[u32], options: &Options) -> Result<()> {
+        self.stop();
+        let session = self.sessions.get_mut(&id).ok_or(CLOSED)?;
+        let mut stop_ids = options.stop_token_ids.clone();
+        if !options.ignore_eos {
+            stop_ids.extend(self.text.eos());
+        }
+        let generate = GenerateOptions {
+            sampling: options.sampling(),
+            max_tokens: options.max_tokens,
+            stop_ids,
+            keep_logits: options.logprobs > 0,
+        };
+        let generation = Generation::begin(&mut self.model, session, prompt, &generate)?;
+        self.active = Some(Active {
+            session: id,
+            generation,
+            decoder: self.text.tokenizer().decoder(options.special_tokens),
+            stops: StopStrings::new(&options.stop),
+            options: options.clone(),
+            prompt_tokens: prompt.len(),
+            started: Instant::now(),
+            first: None,
+            done: None,
+        });
+        Ok(())
+    }
+
+    /// Ends the answer under way; its session keeps what was computed.
+    pub fn stop(&mut self) {
+        if let Some(mut active) = self.active.take()
+            && let Some(session) = self.sessions.get_mut(&active.session)
+        {
+            active.generation.finish(session, FinishReason::Stop);
+        }
+    }
+
+    /// The next batch of the prompt or the next token. After `Done` it repeats `Done`.
+    pub async fn next(&mut self) -> Result<Event> {
+        let active = self.active.as_mut().ok_or(Error::Closed { what: "the generation" })?;
+        if let Some(done) = &active.done {
+            return Ok(done.clone());
+        }
+        let session = self.sessions.get_mut(&active.session).ok_or(CLOSED)?;
+        match active.generation.next(&mut self.model, session).await? {
+            Step::Prefill { done, total } => Ok(Event::Prefill { done, total }),
+            Step::Done(reason) => {
+                let mut text = active.decoder.finish();
+                let (certain, hit) = active.stops.push(&text);
+                text = certain;
+                if !hit {
+                    text.push_str(&active.stops.finish());
+                }
+                Ok(active.finished(text, if hit { FinishReason::Stop } else { reason }))
+            }
+            Step::Token { id, logits } => {
+                active.first.get_or_insert_with(Instant::now);
+                let ends = active.options.stop_token_ids.contains(&id)
+                    || (!active.options.ignore_eos && self.text.eos().contains(&id));
+                let text = if ends { String::new() } else { active.decoder.push(id) };
+                let (text, hit) = active.stops.push(&text);
+                if hit {
+                    active.generation.finish(session, FinishReason::Stop);
+                }
+                let logprobs = logits.map(|logits| token_logprobs(&logits, id, active.options.logprobs));
+                if hit {
+                    // What follows a stop string is dropped, also what the decoder still holds.
+                    active.finished(String::new(), FinishReason::Stop);
+                }
+                Ok(Event::Token { text, token_id: id, logprobs })
+            }
+        }
+    }
+
+    /// Log-likelihoods of continuations of one context, each (context, continuation) given as ids: `split` ids of context.
+    pub async fn score(&mut self, sequences: &[(Vec<u32>, usize)]) -> Result<Vec<Score>> {
+        let longest = sequences.iter().map(|(ids, _)| ids.len()).max().unwrap_or(0);
+        let mut session = Session::new(&mut self.model, longest.max(1))?;
+        let mut scores = Vec::with_capacity(sequences.len());
+        for (ids, split) in sequences {
+            if *split == 0 {
+                return Err(Error::option("context", "is empty: a model without a BOS token needs at least one token"));
+            }
+            let mut score = Score { logprob: 0.0, tokens: Vec::new(), is_greedy: true };
+            let run = &ids[..ids.len() - 1];
+            let visit = |position: usize, logits: &[f32]| {
+                let id = ids[position + 1];
+                let logprob = log_softmax(logits)[id as usize];
+                score.logprob += logprob as f64;
+                score.is_greedy &= crate::sampler::argmax(logits) == id;
+                score.tokens.push(Logprob { token_id: id, logprob });
+            };
+            if *split < ids.len() {
+                session.logits(&mut self.model, run, split - 1, visit).await?;
+            }
+            scores.push(score);
+        }
+        Ok(scores)
+    }
+}
+
+const CLOSED: Error = Error::Closed { what: "the session" };
+
+fn token_logprobs(logits: &[f32], id: u32, top: usize) -> TokenLogprobs {
+    let all = log_softmax(logits);
+    let of = |token_id: u32| Logprob { token_id, logprob: all[token_id as usize] };
+    let mut order: Vec<u32> = (0..all.len() as u32).collect();
+    let by_probability = |a: &u32, b: &u32| all[*b as usize].total_cmp(&all[*a as usize]).then(a.cmp(b));
+    let top = top.min(order.len());
+    if top > 0 && top < order.len() {
+        order.select_nth_unstable_by(top - 1, by_probability);
+    }
+    order.truncate(top);
+    order.sort_unstable_by(by_probability);
+    TokenLogprobs { chosen: of(id), top: order.into_iter().map(of).collect() }
+}

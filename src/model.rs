@@ -1,0 +1,352 @@
+//! The transformer, written once over [`Backend`]: loaded, frozen, ready for any number of sessions.
+//!
+//! ```text
+//! embed -> executed depth x ( qkv -> attend -> matmul_add -> gate_up -> matmul_add ) -> logits
+//! ```
+//! A stored block may run several times ([`Config::order`]); every executed layer has its own keys and values.
+
+use crate::backend::{Activation, Backend, Input, Role};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::weights::{Bytes, Dtype, TensorInfo, TensorSink};
+use half::{bf16, f16};
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// One stored block.
+struct Block<B: Backend> {
+    attention_norm: B::Gain, // (hidden)
+    qkv: B::Matrix,          // (qkv_rows, hidden)
+    out: B::Matrix,          // (hidden, heads x head_dim)
+    ffn_norm: B::Gain,       // (hidden)
+    gate_up: B::Matrix,      // (2 x intermediate, hidden)
+    down: B::Matrix,         // (hidden, intermediate)
+}
+
+/// A loaded model.
+pub struct Model<B: Backend> {
+    config: Config,
+    backend: B,
+    embedding: B::Matrix,    // (vocab, hidden)
+    head: Option<B::Matrix>, // (vocab, hidden); None: the embedding
+    norm: B::Gain,           // (hidden)
+    blocks: Vec<Block<B>>,
+    order: Vec<usize>, // stored block of each executed layer
+}
+
+impl<B: Backend> Model<B> {
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub fn backend(&mut self) -> &mut B {
+        &mut self.backend
+    }
+
+    /// An empty cache for one session of at most `capacity` tokens.
+    pub fn cache(&mut self, capacity: usize) -> Result<B::Cache> {
+        self.backend.cache(self.order.len(), capacity)
+    }
+
+    /// Runs the rows of `input` at positions `start..` and computes the logits of rows `logits` (may be empty).
+    /// Positions before `start` must be in the cache.
+    pub fn forward(&mut self, cache: &mut B::Cache, input: Input, start: usize, logits: Range<usize>) -> Result<()> {
+        let backend = &mut self.backend;
+        backend.embed(&self.embedding, input, start)?;
+        for (layer, &block) in self.order.iter().enumerate() {
+            let block = &self.blocks[block];
+            backend.qkv(&block.attention_norm, &block.qkv, cache, layer)?;
+            backend.attend(cache, layer)?;
+            backend.matmul_add(&block.out, Activation::Attention)?;
+            backend.gate_up(&block.ffn_norm, &block.gate_up)?;
+            backend.matmul_add(&block.down, Activation::FeedForward)?;
+        }
+        if !logits.is_empty() {
+            backend.logits(&self.norm, self.head.as_ref().unwrap_or(&self.embedding), logits)?;
+        }
+        backend.submit()
+    }
+}
+
+/// Where a tensor goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Slot {
+    /// Rows of a matrix, from this one on.
+    Rows(Place, usize),
+    Gain(Place),
+    /// Known to be no weight of the model, or a copy of the shared matrix.
+    Ignored,
+}
+
+/// A matrix or gain of the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Place {
+    Embedding,
+    Head,
+    Norm,
+    AttentionNorm(usize),
+    FfnNorm(usize),
+    Qkv(usize),
+    Out(usize),
+    GateUp(usize),
+    Down(usize),
+}
+
+/// A tensor under way.
+struct Incoming {
+    slot: Slot,
+    info: TensorInfo,
+    /// Bytes taken so far.
+    taken: u64,
+    /// The start of a row whose end has not come yet.
+    partial: Vec<u8>,
+}
+
+impl Incoming {
+    fn row_bytes(&self) -> usize {
+        self.info.shape.last().copied().unwrap_or(0) * self.info.dtype.size()
+    }
+
+    fn total_bytes(&self) -> u64 {
+        self.info.shape.iter().map(|&n| n as u64).product::<u64>() * self.info.dtype.size() as u64
+    }
+}
+
+/// A model under construction: takes a checkpoint's tensors as they arrive and gives whole rows to the backend.
+/// Holds at most one row of each tensor under way besides what the backend holds.
+pub struct Loader<B: Backend> {
+    config: Config,
+    backend: B,
+    matrices: HashMap<Place, B::Matrix>,
+    gains: HashMap<Place, B::Gain>,
+    incoming: Vec<Incoming>,
+}
+
+impl<B: Backend> Loader<B> {
+    pub fn new(config: Config, backend: B) -> Self {
+        Loader { config, backend, matrices: HashMap::new(), gains: HashMap::new(), incoming: Vec::new() }
+    }
+
+    /// The finished model.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] names the first tensor whose bytes did not all arrive.
+    pub fn finish(mut self) -> Result<Model<B>> {
+        for tensor in self.incoming.iter().filter(|t| t.slot != Slot::Ignored) {
+            if tensor.taken != tensor.total_bytes() {
+                let problem = format!("only {} of {} bytes arrived", tensor.taken, tensor.total_bytes());
+                return Err(Error::tensor(&tensor.info.name, problem));
+            }
+        }
+        let lost = || Error::internal("a part of the model was neither loaded nor reported missing");
+        let mut matrix = |place| self.matrices.remove(&place);
+        let mut gain = |place| self.gains.remove(&place);
+        let mut blocks = Vec::with_capacity(self.config.num_blocks);
+        for i in 0..self.config.num_blocks {
+            blocks.push(Block {
+                attention_norm: gain(Place::AttentionNorm(i)).ok_or_else(lost)?,
+                qkv: matrix(Place::Qkv(i)).ok_or_else(lost)?,
+                out: matrix(Place::Out(i)).ok_or_else(lost)?,
+                ffn_norm: gain(Place::FfnNorm(i)).ok_or_else(lost)?,
+                gate_up: matrix(Place::GateUp(i)).ok_or_else(lost)?,
+                down: matrix(Place::Down(i)).ok_or_else(lost)?,
+            });
+        }
+        Ok(Model {
+            embedding: matrix(Place::Embedding).ok_or_else(lost)?,
+            head: matrix(Place::Head),
+            norm: gain(Place::Norm).ok_or_else(lost)?,
+            blocks,
+            order: self.config.order(),
+            config: self.config,
+            backend: self.backend,
+        })
+    }
+
+    /// Every tensor that the configuration asks for, with its slot and (rows, cols); gains have one row.
+    fn expected(&self) -> Vec<(String, Slot, usize, usize)> {
+        let c = &self.config;
+        let (d, f, kv, width) = (c.hidden_size, c.intermediate_size, c.kv_width(), c.attention_width());
+        let mut list = vec![
+            (EMBEDDING.to_owned(), Slot::Rows(Place::Embedding, 0), c.vocab_size, d),
+            ("model.norm.weight".to_owned(), Slot::Gain(Place::Norm), 1, d),
+        ];
+        if !c.tied {
+            list.push((HEAD.to_owned(), Slot::Rows(Place::Head, 0), c.vocab_size, d));
+        }
+        for i in 0..c.num_blocks {
+            for (name, slot, rows, cols) in [
+                ("input_layernorm", Slot::Gain(Place::AttentionNorm(i)), 1, d),
+                ("post_attention_layernorm", Slot::Gain(Place::FfnNorm(i)), 1, d),
+                ("self_attn.q_proj", Slot::Rows(Place::Qkv(i), 0), width, d),
+                ("self_attn.k_proj", Slot::Rows(Place::Qkv(i), width), kv, d),
+                ("self_attn.v_proj", Slot::Rows(Place::Qkv(i), width + kv), kv, d),
+                ("self_attn.o_proj", Slot::Rows(Place::Out(i), 0), d, width),
+                ("mlp.gate_proj", Slot::Rows(Place::GateUp(i), 0), f, d),
+                ("mlp.up_proj", Slot::Rows(Place::GateUp(i), f), f, d),
+                ("mlp.down_proj", Slot::Rows(Place::Down(i), 0), d, f),
+            ] {
+                list.push((format!("model.layers.{i}.{name}.weight"), slot, rows, cols));
+            }
+        }
+        list
+    }
+
+    fn allocate(&mut self) -> Result<()> {
+        let c = self.config.clone();
+        let mut matrix = |place, role, rows, cols| -> Result<()> {
+            let matrix = self.backend.matrix(role, rows, cols)?;
+            self.matrices.insert(place, matrix);
+            Ok(())
+        };
+        matrix(Place::Embedding, Role::Embedding, c.vocab_size, c.hidden_size)?;
+        if !c.tied {
+            matrix(Place::Head, Role::Head, c.vocab_size, c.hidden_size)?;
+        }
+        for i in 0..c.num_blocks {
+            matrix(Place::Qkv(i), Role::Qkv, c.qkv_rows(), c.hidden_size)?;
+            matrix(Place::Out(i), Role::AttentionOut, c.hidden_size, c.attention_width())?;
+            matrix(Place::GateUp(i), Role::GateUp, 2 * c.intermediate_size, c.hidden_size)?;
+            matrix(Place::Down(i), Role::Down, c.hidden_size, c.intermediate_size)?;
+        }
+        Ok(())
+    }
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+
+impl<B: Backend> TensorSink for Loader<B> {
+    fn begin(&mut self, tensors: &[TensorInfo]) -> Result<Vec<bool>> {
+        let mut slots: HashMap<String, (Slot, usize, usize)> =
+            self.expected().into_iter().map(|(name, slot, rows, cols)| (name, (slot, rows, cols))).collect();
+        let stored = |name: &str| tensors.iter().any(|t| t.name == name);
+        if self.config.tied && stored(HEAD) {
+            // A published conversion keeps the shared matrix under the head's name only.
+            let shared = slots[EMBEDDING];
+            if stored(EMBEDDING) {
+                slots.insert(HEAD.to_owned(), (Slot::Ignored, shared.1, shared.2));
+            } else {
+                slots.remove(EMBEDDING);
+                slots.insert(HEAD.to_owned(), shared);
+            }
+        }
+        let mut incoming = Vec::with_capacity(tensors.len());
+        for info in tensors {
+            let slot = match slots.remove(&info.name) {
+                Some((slot, rows, cols)) => {
+                    check_shape(info, slot, rows, cols)?;
+                    slot
+                }
+                None if info.name.ends_with("rotary_emb.inv_freq") => Slot::Ignored,
+                None if incoming.iter().any(|t: &Incoming| t.info.name == info.name) => {
+                    return Err(Error::tensor(&info.name, "stored twice"));
+                }
+                None => return Err(Error::tensor(&info.name, "has no place in this architecture")),
+            };
+            incoming.push(Incoming { slot, info: info.clone(), taken: 0, partial: Vec::new() });
+        }
+        if let Some(missing) = self.expected().iter().find(|(name, ..)| slots.contains_key(name)) {
+            return Err(Error::tensor(&missing.0, "missing from the checkpoint"));
+        }
+        self.allocate()?;
+        self.incoming = incoming;
+        Ok(self.incoming.iter().map(|t| t.slot != Slot::Ignored).collect())
+    }
+
+    fn write(&mut self, tensor: usize, offset: u64, bytes: &dyn Bytes) -> Result<()> {
+        let t = &mut self.incoming[tensor];
+        if offset != t.taken || t.taken + bytes.len() as u64 > t.total_bytes() {
+            return Err(Error::internal(format!("bytes of {} out of order at {offset}", t.info.name)));
+        }
+        t.taken += bytes.len() as u64;
+        let row_bytes = t.row_bytes();
+        let first_row = ((offset - t.partial.len() as u64) / row_bytes as u64) as usize;
+        let mut at = 0;
+        let mut row = first_row;
+        if !t.partial.is_empty() || bytes.len() < row_bytes {
+            at = (row_bytes - t.partial.len()).min(bytes.len());
+            let old = t.partial.len();
+            t.partial.resize(old + at, 0);
+            bytes.read(0, &mut t.partial[old..]);
+            if t.partial.len() < row_bytes {
+                return Ok(());
+            }
+            let whole = std::mem::take(&mut t.partial);
+            self.rows(tensor, row, &whole, 0..row_bytes)?;
+            row += 1;
+        }
+        let whole = (bytes.len() - at) / row_bytes * row_bytes;
+        if whole > 0 {
+            self.rows(tensor, row, bytes, at..at + whole)?;
+        }
+        let rest = bytes.len() - at - whole;
+        let t = &mut self.incoming[tensor];
+        t.partial.resize(rest, 0);
+        bytes.read(at + whole, &mut t.partial);
+        Ok(())
+    }
+}
+
+impl<B: Backend> Loader<B> {
+    /// Whole rows of a tensor, in its stored dtype.
+    fn rows(&mut self, tensor: usize, row: usize, bytes: &dyn Bytes, range: Range<usize>) -> Result<()> {
+        let Incoming { slot, info, .. } = &self.incoming[tensor];
+        match *slot {
+            Slot::Ignored => Ok(()),
+            Slot::Gain(place) => {
+                let mut raw = vec![0; range.len()];
+                bytes.read(range.start, &mut raw);
+                let values = to_f32(&raw, info.dtype);
+                if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+                    return Err(Error::tensor(&info.name, format!("value {at} is {}", values[at])));
+                }
+                self.gains.insert(place, self.backend.gain(&values)?);
+                Ok(())
+            }
+            Slot::Rows(place, first) => {
+                let matrix = self.matrices.get_mut(&place).ok_or_else(|| Error::internal("matrix not allocated"))?;
+                if info.dtype == Dtype::F16 {
+                    return self.backend.write_rows(matrix, first + row, bytes, range);
+                }
+                let mut raw = vec![0; range.len()];
+                bytes.read(range.start, &mut raw);
+                let narrow = to_f16(&raw, info.dtype).map_err(|(at, value)| {
+                    let index = row * info.shape.last().copied().unwrap_or(1) + at;
+                    Error::tensor(&info.name, format!("value {index} is {value}: f16 holds at most 65504"))
+                })?;
+                self.backend.write_rows(matrix, first + row, &narrow, 0..narrow.len())
+            }
+        }
+    }
+}
+
+fn check_shape(info: &TensorInfo, slot: Slot, rows: usize, cols: usize) -> Result<()> {
+    let wanted = if matches!(slot, Slot::Gain(_)) { vec![cols] } else { vec![rows, cols] };
+    if info.shape != wanted {
+        let problem = format!("has shape {:?}, the configuration asks for {wanted:?}", info.shape);
+        return Err(Error::tensor(&info.name, problem));
+    }
+    Ok(())
+}
+
+fn to_f32(raw: &[u8], dtype: Dtype) -> Vec<f32> {
+    match dtype {
+        Dtype::F16 => raw.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        Dtype::Bf16 => raw.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        Dtype::F32 => raw.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+    }
+}
+
+/// f16 bytes, or the first value that f16 cannot hold.
+fn to_f16(raw: &[u8], dtype: Dtype) -> std::result::Result<Vec<u8>, (usize, f32)> {
+    let mut out = Vec::with_capacity(raw.len() / dtype.size() * 2);
+    for (at, value) in to_f32(raw, dtype).into_iter().enumerate() {
+        let narrow = f16::from_f32(value);
+        if !narrow.is_finite() {
+            return Err((at, value));
+        }
+        out.extend(narrow.to_le_bytes());
+    }
+    Ok(out)
+}
