@@ -138,6 +138,17 @@ pub struct Report {
     pub persisted: bool,
 }
 
+/// What a load will cost, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sizes {
+    pub total_bytes: u64,
+    /// Those that are not stored.
+    pub missing_bytes: u64,
+    /// Free storage, where the browser tells.
+    pub free_bytes: Option<u64>,
+}
+
 /// What the store knows of a model: enough to load it with no network at all.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -163,15 +174,10 @@ impl Record {
         (record.version == RECORD_VERSION && record.wanted.len() == record.plan.tensors.len()).then_some(record)
     }
 
-    /// Keys of everything that belongs to the model.
-    pub fn keys(&self, id: &str) -> Vec<String> {
-        let pieces = pieces(id, &self.plan, &self.wanted).into_iter().map(|p| p.key);
-        pieces.chain(self.files.values().flatten().map(|(key, _)| key.clone())).collect()
-    }
-
-    pub fn bytes(&self, id: &str) -> u64 {
-        let pieces: u64 = pieces(id, &self.plan, &self.wanted).iter().map(Piece::len).sum();
-        pieces + self.files.values().flatten().map(|(_, size)| size).sum::<u64>()
+    /// Key and length of everything that belongs to the model.
+    pub fn parts(&self, id: &str) -> Vec<(String, u64)> {
+        let pieces = pieces(id, &self.plan, &self.wanted).into_iter().map(|p| (p.key.clone(), p.len()));
+        pieces.chain(self.files.values().flatten().cloned()).collect()
     }
 }
 
@@ -192,15 +198,21 @@ impl Piece {
     }
 }
 
-/// The pieces that hold bytes of wanted tensors. A file with a hash of its whole and none of its pieces is
+/// The pieces that hold bytes of wanted tensors, or those that told where the tensors are. A file with a hash of its whole and none of its pieces is
 /// needed wholly: nothing less can be verified.
 pub(super) fn pieces(id: &str, plan: &Plan, wanted: &[bool]) -> Vec<Piece> {
     let mut pieces = Vec::new();
     for (index, file) in plan.files.iter().enumerate() {
         let tensors = || plan.tensors.iter().zip(wanted).filter(|(t, wanted)| t.file == index && **wanted);
-        let wholly = file.sha256.is_some() && file.piece_sha256(0).is_none() && tensors().next().is_some();
+        if tensors().next().is_none() {
+            continue;
+        }
+        let wholly = file.sha256.is_some() && file.piece_sha256(0).is_none();
+        let checks = || plan.checks.iter().filter(|c| c.file == index);
         for (n, range) in file.ranges().enumerate() {
-            if !wholly && !tensors().any(|(t, _)| t.start < range.end && t.end() > range.start) {
+            let holds = |start, end| start < range.end && end > range.start;
+            let needed = tensors().any(|(t, _)| holds(t.start, t.end())) || checks().any(|c| holds(c.start, c.end));
+            if !wholly && !needed {
                 continue;
             }
             let sha256 = file.piece_sha256(n);
@@ -335,6 +347,19 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         self.record.borrow().plan.clone()
     }
 
+    /// What a load needs, before its first weight byte. Counts every tensor until a load has told which are wanted.
+    pub async fn sizes(&self) -> Sizes {
+        let pieces = {
+            let record = self.record.borrow();
+            pieces(&self.id, &record.plan, &record.wanted)
+        };
+        Sizes {
+            total_bytes: pieces.iter().map(Piece::len).sum(),
+            missing_bytes: self.missing(&pieces).await,
+            free_bytes: self.store.free().await,
+        }
+    }
+
     /// A file beside the weights, whole; `None` if there is no such file.
     pub async fn file(&self, name: &str) -> Result<Option<Vec<u8>>> {
         self.options.abort.guard(self.file_inner(name)).await
@@ -418,6 +443,7 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
 
         let parallel = if plan.files.iter().all(|f| self.source.ranged(f)) { PARALLEL } else { 1 };
         let mut whole = WholeFile::default();
+        let mut checks = Checks(plan.checks.iter().map(|_| sha2::Sha256::new()).collect());
         let mut digests = BTreeMap::new();
         let mut arriving = stream::iter(&pieces)
             .map(|piece| self.piece(piece, &plan.files[piece.file], &progress, phase))
@@ -435,6 +461,7 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
                 let _ = self.store.delete_pieces(&keys).await;
                 return Err(integrity(&file.name, "the whole file", expected, got));
             }
+            checks.pass(&plan, piece, &bytes)?;
             for (number, tensor) in plan.tensors.iter().enumerate() {
                 let (start, end) = (tensor.start.max(piece.range.start), tensor.end().min(piece.range.end));
                 if wanted[number] && tensor.file == piece.file && start < end {
@@ -614,7 +641,7 @@ pub(super) async fn collect<T: Store>(store: &T) -> Result<usize> {
             let mut used = HashSet::new();
             for (id, record) in records {
                 if let Some(record) = Record::parse(record) {
-                    used.extend(record.keys(id.trim_end_matches(NEXT)));
+                    used.extend(record.parts(id.trim_end_matches(NEXT)).into_iter().map(|(key, _)| key));
                 }
             }
             used
@@ -623,9 +650,9 @@ pub(super) async fn collect<T: Store>(store: &T) -> Result<usize> {
 }
 
 /// Marks the record of a new version of a model while the old version is still the complete one.
-const NEXT: &str = "#next";
+pub(super) const NEXT: &str = "#next";
 
-fn next(id: &str) -> String {
+pub(super) fn next(id: &str) -> String {
     format!("{id}{NEXT}")
 }
 
@@ -665,6 +692,39 @@ impl<B: Bytes> Bytes for Window<'_, B> {
     }
 }
 
+/// Compares the bytes that the plan was read from with those of the pieces, as these pass by in order.
+struct Checks(Vec<sha2::Sha256>);
+
+impl Checks {
+    fn pass(&mut self, plan: &Plan, piece: &Piece, bytes: &impl Bytes) -> Result<()> {
+        for (check, hasher) in plan.checks.iter().zip(&mut self.0) {
+            let (start, end) = (check.start.max(piece.range.start), check.end.min(piece.range.end));
+            if check.file != piece.file || start >= end {
+                continue;
+            }
+            hash(hasher, bytes, (start - piece.range.start) as usize..(end - piece.range.start) as usize);
+            if end == check.end {
+                let got = Digest(hasher.finalize_reset().into());
+                if got != check.sha256 {
+                    let label = format!("header at bytes {}-{}", check.start, check.end);
+                    return Err(integrity(&plan.files[check.file].name, &label, check.sha256, got));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Hashes through a small block: the bytes may lie outside wasm memory.
+fn hash(hasher: &mut sha2::Sha256, bytes: &impl Bytes, range: Range<usize>) {
+    let mut block = vec![0; range.len().min(1 << 16)];
+    for at in range.clone().step_by(1 << 16) {
+        let n = block.len().min(range.end - at);
+        bytes.read(at, &mut block[..n]);
+        hasher.update(&block[..n]);
+    }
+}
+
 /// SHA-256 of a file whose pieces pass by in order.
 #[derive(Default)]
 struct WholeFile(sha2::Sha256);
@@ -672,12 +732,7 @@ struct WholeFile(sha2::Sha256);
 impl WholeFile {
     /// The file's hash, once its last piece has passed.
     fn update(&mut self, piece: &Piece, file: &FileMeta, bytes: &impl Bytes) -> Option<Digest> {
-        let mut block = vec![0; 1 << 16];
-        for at in (0..bytes.len()).step_by(block.len()) {
-            let n = block.len().min(bytes.len() - at);
-            bytes.read(at, &mut block[..n]);
-            self.0.update(&block[..n]);
-        }
+        hash(&mut self.0, bytes, 0..bytes.len());
         (piece.range.end == file.size).then(|| Digest(self.0.finalize_reset().into()))
     }
 }

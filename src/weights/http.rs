@@ -87,7 +87,10 @@ pub trait Body {
 }
 
 /// First bytes of a file that are fetched to learn its size and version; a safetensors header is mostly shorter.
+#[cfg(not(test))]
 const HEAD_BYTES: u64 = 128 << 10;
+#[cfg(test)]
+const HEAD_BYTES: u64 = 1 << 10;
 /// Milliseconds without a byte after which a request counts as stalled.
 const STALL: f64 = 20_000.0;
 /// Attempts in a row that bring less than [`PROGRESS`].
@@ -95,7 +98,7 @@ const ATTEMPTS: u32 = 6;
 /// Attempts for one range in all.
 const ATTEMPTS_IN_ALL: u32 = 40;
 /// Bytes that count as progress.
-const PROGRESS: u64 = 64 << 10;
+const PROGRESS: u64 = HEAD_BYTES / 2;
 /// Milliseconds before the first retry; doubled each time, up to [`LONGEST_WAIT`], less up to half at random.
 const FIRST_WAIT: f64 = 500.0;
 const LONGEST_WAIT: f64 = 15_000.0;

@@ -8,9 +8,16 @@
 
 pub mod checkpoint;
 pub mod http;
+pub mod models;
 pub mod plan;
 pub mod safetensors;
 pub mod source;
+pub mod torch;
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod twins;
 
 pub use checkpoint::{Abort, Checkpoint, Event, Options, Phase, Progress, Report};
 pub use source::{Host, NoStore, Source, Store};

@@ -75,6 +75,9 @@ pub trait Source {
     }
 }
 
+/// Given every record with its model, the keys of the pieces that are in use.
+pub type InUse<'a> = &'a dyn Fn(&[(String, String)]) -> HashSet<String>;
+
 /// Keeps pieces and records of models. Every method is one transaction: done wholly or not at all.
 #[allow(async_fn_in_trait)]
 pub trait Store {
@@ -102,8 +105,8 @@ pub trait Store {
 
     async fn delete_record(&self, model: &str) -> Result<()>;
 
-    /// Deletes, in one transaction, every piece whose key `used` (given all records) does not hold. Returns how many.
-    async fn collect(&self, used: &dyn Fn(&[(String, String)]) -> HashSet<String>) -> Result<usize>;
+    /// Deletes, in one transaction, every piece that is not in use. Returns how many.
+    async fn collect(&self, used: InUse<'_>) -> Result<usize>;
 
     /// Free bytes of the storage quota, where that is known.
     async fn free(&self) -> Option<u64>;
@@ -267,7 +270,7 @@ impl<B: Buffer> Store for NoStore<B> {
         Ok(())
     }
 
-    async fn collect(&self, _used: &dyn Fn(&[(String, String)]) -> HashSet<String>) -> Result<usize> {
+    async fn collect(&self, _used: InUse<'_>) -> Result<usize> {
         Ok(0)
     }
 
