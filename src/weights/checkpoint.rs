@@ -402,6 +402,24 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
     }
 
     async fn load_inner(&self, sink: &mut dyn TensorSink) -> Result<Report> {
+        if let Some(report) = self.pass(sink, false).await? {
+            return Ok(report);
+        }
+        // The plan itself may come from the damaged bytes.
+        self.source.forget();
+        let plan = Plan::of(&self.source).await?;
+        {
+            let mut record = self.record.borrow_mut();
+            record.wanted = vec![true; plan.tensors.len()];
+            record.plan = plan;
+            record.complete = false;
+        }
+        self.pass(sink, true).await?.ok_or_else(|| Error::internal("the last pass asks for another"))
+    }
+
+    /// Feeds the sink once. `None` if a file whose pieces have no hashes of their own turned out damaged: its pieces are
+    /// thrown away and everything is to start over. The `last` pass fails instead.
+    async fn pass(&self, sink: &mut dyn TensorSink, last: bool) -> Result<Option<Report>> {
         let plan = self.plan();
         let wanted = sink.begin(&plan.infos())?;
         if wanted.len() != plan.tensors.len() {
@@ -452,16 +470,23 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
             let (piece, bytes, sha256) = bytes?;
             digests.insert(piece.key.clone(), sha256);
             let file = &plan.files[piece.file];
-            if let Some(expected) = file.sha256
-                && piece.sha256.is_none()
-                && let Some(got) = whole.update(piece, file, &bytes)
-                && got != expected
-            {
+            let sound = match whole.pass(piece, file, &bytes) {
+                Ok(()) => checks.pass(&plan, piece, &bytes),
+                damaged => damaged,
+            };
+            if let Err(damaged) = sound {
                 let keys: Vec<_> = pieces.iter().filter(|p| p.file == piece.file).map(|p| p.key.clone()).collect();
-                let _ = self.store.delete_pieces(&keys).await;
-                return Err(integrity(&file.name, "the whole file", expected, got));
+                if !self.bypass.get()
+                    && let Err(error) = self.store.delete_pieces(&keys).await
+                {
+                    self.storage_failed(&error);
+                }
+                if last {
+                    return Err(damaged);
+                }
+                (self.on_event)(Event::Repaired { file: file.name.clone(), piece: "the whole file".into() });
+                return Ok(None);
             }
-            checks.pass(&plan, piece, &bytes)?;
             for (number, tensor) in plan.tensors.iter().enumerate() {
                 let (start, end) = (tensor.start.max(piece.range.start), tensor.end().min(piece.range.end));
                 if wanted[number] && tensor.file == piece.file && start < end {
@@ -479,13 +504,13 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         self.record.borrow_mut().digests = digests;
         let persisted = self.finish(progress.downloaded() > 0).await;
         drop(download_lock);
-        Ok(Report {
+        Ok(Some(Report {
             total_bytes: progress.total,
             cached_bytes: progress.cached.get(),
             downloaded_bytes: progress.downloaded(),
             stored: !self.bypass.get(),
             persisted,
-        })
+        }))
     }
 
     /// Bytes of the pieces that are not in the store.
@@ -730,10 +755,15 @@ fn hash(hasher: &mut sha2::Sha256, bytes: &impl Bytes, range: Range<usize>) {
 struct WholeFile(sha2::Sha256);
 
 impl WholeFile {
-    /// The file's hash, once its last piece has passed.
-    fn update(&mut self, piece: &Piece, file: &FileMeta, bytes: &impl Bytes) -> Option<Digest> {
+    /// Fails when the last piece has passed and the hash of all is not the file's.
+    fn pass(&mut self, piece: &Piece, file: &FileMeta, bytes: &impl Bytes) -> Result<()> {
+        let Some(expected) = file.sha256.filter(|_| piece.sha256.is_none()) else { return Ok(()) };
         hash(&mut self.0, bytes, 0..bytes.len());
-        (piece.range.end == file.size).then(|| Digest(self.0.finalize_reset().into()))
+        if piece.range.end < file.size {
+            return Ok(());
+        }
+        let got = Digest(self.0.finalize_reset().into());
+        if got == expected { Ok(()) } else { Err(integrity(&file.name, "the whole file", expected, got)) }
     }
 }
 

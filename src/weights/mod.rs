@@ -132,7 +132,7 @@ impl TensorInfo {
 
 /// Takes the tensors of a checkpoint as their bytes arrive: the model under construction.
 pub trait TensorSink {
-    /// Called once with every tensor of the checkpoint, before any bytes: is it needed, has it the right shape, is any missing?
+    /// Called with every tensor of the checkpoint, before any bytes (again, to start from nothing, if a file turned out damaged): is it needed, has it the right shape, is any missing?
     /// Returns for each whether its bytes are wanted.
     fn begin(&mut self, tensors: &[TensorInfo]) -> Result<Vec<bool>>;
 

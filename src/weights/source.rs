@@ -69,6 +69,9 @@ pub trait Source {
     /// Read from this commit from now on, as far as the source has such a thing.
     fn pin(&self, _commit: &str) {}
 
+    /// Drop what was kept of the files' contents: it may be damaged.
+    fn forget(&self) {}
+
     /// Whether reading costs network traffic, so that a copy is worth keeping.
     fn remote(&self) -> bool {
         true

@@ -227,7 +227,7 @@ impl World {
 /// what is missing, and the one after that needs no network.
 #[test]
 fn fault_schedules() {
-    let (mut failed, mut retried) = (0, 0);
+    let (mut failed, mut retried, mut repaired) = (0, 0, 0);
     for seed in 0..1500 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let layout = [Layout::Single, Layout::Sharded, Layout::Manifest, Layout::Hub][seed as usize % 4];
@@ -242,7 +242,7 @@ fn fault_schedules() {
             world.server.replacements.replace(next.files.take());
             new = Some(tensors);
         }
-        let severity = rng.f64() * 0.5;
+        let severity = rng.f64() * 0.9;
         let hashes = matches!(layout, Layout::Manifest | Layout::Hub);
         let mut dice = rng.fork();
         world.faults(move |request| {
@@ -290,6 +290,7 @@ fn fault_schedules() {
         world.server.no_ranges.set(false);
         let files = world.server.files.borrow().clone();
         world.server.sent.take();
+        world.events.take();
         let before = world.store.0.pieces.borrow().clone();
         let (tensors, report) = world.load(layout).unwrap_or_else(|e| panic!("seed {seed}: later load: {e:?}"));
         assert!(right(&tensors), "seed {seed}: later load: wrong bytes");
@@ -298,6 +299,12 @@ fn fault_schedules() {
         let small = Digest::of(br#"{"model_type":"llama"}"#);
         let missing = after.iter().filter(|(k, (_, sha))| !before.contains_key(*k) && *sha != small);
         let missing: u64 = missing.map(|(_, (bytes, _))| bytes.len() as u64).sum();
+        if world.saw(|e| matches!(e, Event::Repaired { .. })) > 0 {
+            // Only the hash of the whole file told that a stored piece was damaged on its way.
+            assert!(layout == Layout::Hub, "seed {seed}");
+            repaired += 1;
+            continue;
+        }
         assert_eq!(report.downloaded_bytes, missing, "seed {seed}");
         // On the wire: the missing pieces and, to plan, the first bytes of each file.
         let weights = |url: &str| url.ends_with(".safetensors");
@@ -311,7 +318,8 @@ fn fault_schedules() {
         assert!(again == tensors && report.downloaded_bytes == 0, "seed {seed}");
         assert_eq!(world.server.requests.take(), [], "seed {seed}: a complete model needs no network");
     }
-    assert!(failed > 50 && failed < 1200 && retried > 700, "the schedules test something: {failed}, {retried}");
+    let counts = (failed, retried, repaired);
+    assert!(failed > 50 && failed < 1200 && retried > 500 && repaired < 100, "schedules that test much: {counts:?}");
 }
 
 /// Two tabs at once: one downloads, the other waits and reads what the first has stored.
@@ -490,7 +498,7 @@ fn models_in_use_are_not_deleted_and_old_revisions_are_collected() {
     let options = || Options { refresh: true, ..Options::default() };
     // A refresh that fails leaves the old copy complete.
     let count = Cell::new(0);
-    world.faults(move |_| (count.replace(count.get() + 1) > 7).then_some(Fault::NoConnection));
+    world.faults(move |_| (count.replace(count.get() + 1) > 4).then_some(Fault::NoConnection));
     assert!(world.clock.run(world.load_with(Layout::Single, options())).is_err());
     assert!(world.clock.run(models::list(&world.store)).unwrap()[0].complete);
     world.no_faults();
@@ -521,7 +529,11 @@ fn the_token_goes_to_its_origin_only_and_mirrors_step_in() {
         checkpoint.load(&mut sink).await?;
         Ok::<_, Error>(sink.tensors())
     });
-    assert!(got.is_ok_and(|got| got == tensors), "{:?}", world.server.requests);
+    assert!(
+        got.is_ok_and(|got| got == tensors),
+        "{:?}",
+        world.server.requests.borrow().iter().map(|r| (&r.url[..20], &r.range)).collect::<Vec<_>>()
+    );
     let requests = world.server.requests.borrow();
     for request in requests.iter() {
         let expected = request.url.starts_with("https://host.test/").then(|| "secret".to_string());
