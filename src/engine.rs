@@ -4,12 +4,17 @@
 //! engine queues the others.
 
 use crate::backend::Backend;
+use crate::backend::cpu::Cpu;
+use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::{Loader, Model};
 use crate::sampler::{Sampling, log_softmax};
 use crate::session::{FinishReason, GenerateOptions, Generation, Session, Step};
 use crate::stop::StopStrings;
-use crate::tokenizer::{Decoder, TextModel};
+use crate::text::{TextFiles, TextModel};
+use crate::tokenizer::Decoder;
+use crate::weights::checkpoint::Checkpoint;
+use crate::weights::source::{Host, Source, Store};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -154,7 +159,8 @@ pub struct Score {
 struct Active<B: Backend> {
     session: u32,
     generation: Generation<B>,
-    decoder: Decoder,
+    /// `None` once finished.
+    decoder: Option<Decoder>,
     stops: StopStrings,
     options: Options,
     prompt_tokens: usize,
@@ -164,9 +170,20 @@ struct Active<B: Backend> {
 }
 
 impl<B: Backend> Active<B> {
+    /// No id follows: what was held back becomes certain.
+    fn last(&mut self, reason: FinishReason) -> Event {
+        let rest = self.decoder.take().map(Decoder::finish).unwrap_or_default();
+        let (mut text, hit) = self.stops.push(&rest);
+        if !hit {
+            text.push_str(&self.stops.finish());
+        }
+        self.finished(text, if hit { FinishReason::Stop } else { reason })
+    }
+
     fn finished(&mut self, text: String, finish_reason: FinishReason) -> Event {
         let completion_tokens = self.generation.answer().len();
-        let usage = Usage { prompt_tokens: self.prompt_tokens, cached_tokens: self.generation.cached(), completion_tokens };
+        let usage =
+            Usage { prompt_tokens: self.prompt_tokens, cached_tokens: self.generation.cached(), completion_tokens };
         let now = Instant::now();
         let first = self.first.unwrap_or(now);
         let ttft = (first - self.started).as_secs_f64();
@@ -197,8 +214,16 @@ impl<B: Backend> Loaded<B> {
         Loaded { model, text, sessions: HashMap::new(), next_session: 1, active: None }
     }
 
-    pub fn model(&mut self) -> &mut Model<B> {
-        &mut self.model
+    /// Streams the checkpoint's weights into `backend`.
+    async fn load<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>>(
+        checkpoint: &Checkpoint<H, S, T>,
+        config: Config,
+        backend: B,
+        text: Rc<TextModel>,
+    ) -> Result<Self> {
+        let mut loader = Loader::new(config, backend);
+        checkpoint.load(&mut loader).await?;
+        Ok(Loaded::new(loader.finish()?, text))
     }
 
     /// Opens an empty session of at most `capacity` tokens and returns its number.
@@ -249,7 +274,7 @@ impl<B: Backend> Loaded<B> {
         self.active = Some(Active {
             session: id,
             generation,
-            decoder: self.text.tokenizer().decoder(options.special_tokens),
+            decoder: Some(self.text.tokenizer().decoder(prompt.last().copied(), options.special_tokens)),
             stops: StopStrings::new(&options.stop),
             options: options.clone(),
             prompt_tokens: prompt.len(),
@@ -269,6 +294,17 @@ impl<B: Backend> Loaded<B> {
         }
     }
 
+    /// Ends the answer under way where it is and returns its `Done`; its session keeps what was computed.
+    pub fn interrupt(&mut self) -> Result<Event> {
+        let active = self.active.as_mut().ok_or(Error::Closed { what: "the generation" })?;
+        if let Some(done) = &active.done {
+            return Ok(done.clone());
+        }
+        let session = self.sessions.get_mut(&active.session).ok_or(CLOSED)?;
+        active.generation.finish(session, FinishReason::Abort);
+        Ok(active.last(FinishReason::Abort))
+    }
+
     /// The next batch of the prompt or the next token. After `Done` it repeats `Done`.
     pub async fn next(&mut self) -> Result<Event> {
         let active = self.active.as_mut().ok_or(Error::Closed { what: "the generation" })?;
@@ -278,20 +314,12 @@ impl<B: Backend> Loaded<B> {
         let session = self.sessions.get_mut(&active.session).ok_or(CLOSED)?;
         match active.generation.next(&mut self.model, session).await? {
             Step::Prefill { done, total } => Ok(Event::Prefill { done, total }),
-            Step::Done(reason) => {
-                let mut text = active.decoder.finish();
-                let (certain, hit) = active.stops.push(&text);
-                text = certain;
-                if !hit {
-                    text.push_str(&active.stops.finish());
-                }
-                Ok(active.finished(text, if hit { FinishReason::Stop } else { reason }))
-            }
+            Step::Done(reason) => Ok(active.last(reason)),
             Step::Token { id, logits } => {
                 active.first.get_or_insert_with(Instant::now);
                 let ends = active.options.stop_token_ids.contains(&id)
                     || (!active.options.ignore_eos && self.text.eos().contains(&id));
-                let text = if ends { String::new() } else { active.decoder.push(id) };
+                let text = active.decoder.as_mut().filter(|_| !ends).map(|d| d.push(id)).unwrap_or_default();
                 let (text, hit) = active.stops.push(&text);
                 if hit {
                     active.generation.finish(session, FinishReason::Stop);
@@ -304,6 +332,15 @@ impl<B: Backend> Loaded<B> {
                 Ok(Event::Token { text, token_id: id, logprobs })
             }
         }
+    }
+
+    /// Logits after the last of `prompt`, (vocab).
+    pub async fn last_logits(&mut self, prompt: &[u32]) -> Result<Vec<f32>> {
+        let mut session = Session::new(&mut self.model, prompt.len().max(1))?;
+        let mut last = Vec::new();
+        let keep = |_: usize, logits: &[f32]| last = logits.to_vec();
+        session.logits(&mut self.model, prompt, prompt.len().saturating_sub(1), keep).await?;
+        Ok(last)
     }
 
     /// Log-likelihoods of continuations of one context, each (context, continuation) given as ids: `split` ids of context.
@@ -347,4 +384,167 @@ fn token_logprobs(logits: &[f32], id: u32, top: usize) -> TokenLogprobs {
     order.truncate(top);
     order.sort_unstable_by(by_probability);
     TokenLogprobs { chosen: of(id), top: order.into_iter().map(of).collect() }
+}
+
+/// The backend that the caller asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceChoice {
+    /// WebGPU where it can be had, else the CPU.
+    #[default]
+    Auto,
+    WebGpu,
+    Cpu,
+}
+
+/// How to open a model.
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    pub device: DeviceChoice,
+    /// Tokens of KV cache of each session; `None`: the smaller of the model's and 2048.
+    pub context_length: Option<usize>,
+}
+
+/// What was opened.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Info {
+    pub model: String,
+    pub parameters: u64,
+    pub stored_blocks: usize,
+    pub executed_layers: usize,
+    pub hidden_size: usize,
+    pub vocab_size: usize,
+    /// Tokens that a session holds.
+    pub context_length: usize,
+    /// `webgpu` or `cpu`.
+    pub device: &'static str,
+    /// The GPU's name.
+    pub adapter: Option<String>,
+    /// What of the device is used, such as `subgroups` or `relaxed-simd`.
+    pub features: Vec<String>,
+    /// Why this device.
+    pub reason: String,
+    pub chat: bool,
+}
+
+/// A model on the backend that was chosen.
+pub enum Engine {
+    Cpu(Loaded<Cpu>),
+}
+
+/// Runs the expression on whichever backend is inside.
+macro_rules! each {
+    ($engine:expr, $loaded:ident => $result:expr) => {
+        match $engine {
+            Engine::Cpu($loaded) => $result,
+        }
+    };
+}
+
+impl Engine {
+    /// Opens a checkpoint: configuration and tokenizer first, then the weights, straight into the backend. `cpu` makes the
+    /// CPU backend, with as many threads as it can have.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the files or the device. With [`DeviceChoice::Auto`] a GPU that cannot be had is no error:
+    /// [`Info::reason`] says why the CPU was taken.
+    pub async fn open<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>>(
+        checkpoint: &Checkpoint<H, S, T>,
+        options: &OpenOptions,
+        cpu: impl AsyncFnOnce(&Config) -> Result<Cpu>,
+    ) -> Result<(Self, Info)> {
+        let text = |bytes: Option<Vec<u8>>, file: &str| {
+            bytes.map(|b| String::from_utf8(b).map_err(|_| Error::checkpoint(file, "not UTF-8"))).transpose()
+        };
+        let file = async |name: &str| checkpoint.file(name).await;
+        let config = text(file("config.json").await?, "config.json")?
+            .ok_or_else(|| Error::FileNotFound { file: "config.json".into(), searched: checkpoint.id().into() })?;
+        let config = Config::parse(&config)?;
+        let context_length = context_length(&config, options.context_length)?;
+        let tokenizer_json = file("tokenizer.json").await?;
+        let tokenizer_model = if tokenizer_json.is_none() { file("tokenizer.model").await? } else { None };
+        let files = TextFiles {
+            tokenizer_json,
+            tokenizer_model,
+            tokenizer_config: text(file("tokenizer_config.json").await?, "tokenizer_config.json")?,
+            generation_config: text(file("generation_config.json").await?, "generation_config.json")?,
+            chat_template: text(file("chat_template.jinja").await?, "chat_template.jinja")?,
+        };
+        let text = Rc::new(TextModel::new(checkpoint.id(), &config, &files)?);
+        let mut info = Info {
+            model: checkpoint.id().into(),
+            parameters: config.parameters(),
+            stored_blocks: config.num_blocks,
+            executed_layers: config.order().len(),
+            hidden_size: config.hidden_size,
+            vocab_size: config.vocab_size,
+            context_length,
+            device: "cpu",
+            adapter: None,
+            features: Vec::new(),
+            reason: "device: 'cpu' was asked for".into(),
+            chat: text.has_chat_template(),
+        };
+        let backend = cpu(&config).await?;
+        info.features.push(Cpu::lanes().into());
+        let loaded = Loaded::load(checkpoint, config, backend, text).await?;
+        Ok((Engine::Cpu(loaded), info))
+    }
+
+    pub fn text(&self) -> &Rc<TextModel> {
+        each!(self, loaded => &loaded.text)
+    }
+
+    pub fn open_session(&mut self, capacity: usize) -> Result<u32> {
+        each!(self, loaded => loaded.open_session(capacity))
+    }
+
+    pub fn fork_session(&mut self, id: u32) -> Result<u32> {
+        each!(self, loaded => loaded.fork_session(id))
+    }
+
+    pub fn close_session(&mut self, id: u32) {
+        each!(self, loaded => loaded.close_session(id))
+    }
+
+    pub fn session_tokens(&self, id: u32) -> Result<&[u32]> {
+        each!(self, loaded => loaded.session_tokens(id))
+    }
+
+    pub fn begin(&mut self, id: u32, prompt: &[u32], options: &Options) -> Result<()> {
+        each!(self, loaded => loaded.begin(id, prompt, options))
+    }
+
+    pub fn stop(&mut self) {
+        each!(self, loaded => loaded.stop())
+    }
+
+    pub fn interrupt(&mut self) -> Result<Event> {
+        each!(self, loaded => loaded.interrupt())
+    }
+
+    pub async fn next(&mut self) -> Result<Event> {
+        each!(self, loaded => loaded.next().await)
+    }
+
+    pub async fn score(&mut self, sequences: &[(Vec<u32>, usize)]) -> Result<Vec<Score>> {
+        each!(self, loaded => loaded.score(sequences).await)
+    }
+
+    /// Logits after the last of `prompt`, (vocab).
+    pub async fn last_logits(&mut self, prompt: &[u32]) -> Result<Vec<f32>> {
+        each!(self, loaded => loaded.last_logits(prompt).await)
+    }
+}
+
+fn context_length(config: &Config, wanted: Option<usize>) -> Result<usize> {
+    match wanted {
+        None => Ok(config.max_positions.min(2048)),
+        Some(n) if (1..=config.max_positions).contains(&n) => Ok(n),
+        Some(n) => {
+            let problem = format!("{n} is not from 1 to {}, the longest context of this model", config.max_positions);
+            Err(Error::option("contextLength", problem))
+        }
+    }
 }

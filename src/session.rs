@@ -116,6 +116,8 @@ pub enum FinishReason {
     Length,
     /// The KV cache is full.
     Context,
+    /// The caller wanted no more.
+    Abort,
 }
 
 /// What one pull of a generation gave.

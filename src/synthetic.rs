@@ -203,6 +203,53 @@ mod files {
     #[cfg(test)]
     mod tests {
         use super::*;
+        use std::collections::BTreeSet;
+
+        /// The files read back by the format's own rules: every tensor once, bytes as generated, index true to the files.
+        #[test]
+        fn written_files_hold_the_tensors() {
+            let golden = super::super::tests::golden("tiny-gqa");
+            let config_json = golden["config"].to_string();
+            let list = tensors(&Config::parse(&config_json).unwrap());
+            for shards in [1, 3] {
+                let dir = std::env::temp_dir().join(format!("mobilellm-synthetic-{}-{shards}", std::process::id()));
+                write_checkpoint(&dir, &config_json, 5, shards).unwrap();
+                assert_eq!(fs::read_to_string(dir.join("config.json")).unwrap(), config_json);
+                let file_of = |name: &str| match fs::read(dir.join("model.safetensors.index.json")) {
+                    Ok(index) => {
+                        let index: Value = serde_json::from_slice(&index).unwrap();
+                        assert_eq!(index["metadata"]["total_size"], list.iter().map(bytes).sum::<usize>());
+                        index["weight_map"][name].as_str().unwrap().to_owned()
+                    }
+                    Err(_) => "model.safetensors".to_owned(),
+                };
+                let mut files = BTreeSet::new();
+                for info in &list {
+                    let name = file_of(&info.name);
+                    let content = fs::read(dir.join(&name)).unwrap();
+                    let start = 8 + u64::from_le_bytes(content[..8].try_into().unwrap()) as usize;
+                    assert_eq!(start % 8, 0);
+                    let header: Value = serde_json::from_slice(&content[8..start]).unwrap();
+                    let entry = &header[&info.name];
+                    assert_eq!((&entry["dtype"], &entry["shape"]), (&json!("F16"), &json!(info.shape)));
+                    let [from, to] = serde_json::from_value::<[usize; 2]>(entry["data_offsets"].clone()).unwrap();
+                    let mut expected = Vec::new();
+                    pieces(info, 5, |piece| -> Result<()> {
+                        expected.extend_from_slice(piece);
+                        Ok(())
+                    })
+                    .unwrap();
+                    assert_eq!(content[start + from..start + to], expected, "{}", info.name);
+                    files.insert(name);
+                }
+                assert_eq!(files.len(), shards);
+                fs::remove_dir_all(&dir).unwrap();
+            }
+            for shards in [0, list.len() + 1] {
+                let refused = write_checkpoint(Path::new("unused"), &config_json, 5, shards);
+                assert!(matches!(refused, Err(Error::InvalidOption { .. })));
+            }
+        }
 
         /// Every shard holds whole tensors, none is empty, together they hold the list in order.
         #[test]

@@ -4,6 +4,7 @@
 //! token; then 32 greedy ids. Layer-sharing schedules, grouped-query ratios, widths that are not multiples of 128, an untied head.
 
 use half::f16;
+use mobilellm_web::backend::cpu::Cpu;
 use mobilellm_web::backend::cpu::naive::Naive;
 use mobilellm_web::backend::{Backend, Input};
 use mobilellm_web::config::Config;
@@ -50,7 +51,7 @@ fn model<B: Backend>(golden: &Golden, make: impl Fn(&Config) -> B) -> Model<B> {
     let mut loader = Loader::new(config, backend);
     loader.begin(&tensors).unwrap();
     for (index, info) in tensors.iter().enumerate() {
-        let values: Vec<f16> = synthetic::tensor(&info.name, &info.shape, golden.seed);
+        let values: Vec<f16> = synthetic::tensor(&info.name, &info.shape, golden.seed).collect();
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         for (piece, chunk) in bytes.chunks(99_991).enumerate() {
             loader.write(index, piece as u64 * 99_991, &chunk.to_vec()).unwrap();
@@ -113,4 +114,23 @@ fn greedy<B: Backend>(model: &mut Model<B>, golden: &Golden) -> Vec<u32> {
 #[test]
 fn naive() {
     check(Naive::new, 2e-3);
+}
+
+#[test]
+fn cpu() {
+    check(Cpu::new, 2e-3);
+}
+
+#[test]
+fn cpu_on_three_threads() {
+    check(|config| Cpu::with_threads(config, 3), 2e-3);
+}
+
+/// Keys and values are held as f16.
+#[cfg(feature = "gpu")]
+#[test]
+fn gpu() {
+    use mobilellm_web::backend::gpu::{Device, DeviceOptions, Gpu};
+    let device = block_on(Device::open(&DeviceOptions::default())).unwrap();
+    check(|config| Gpu::new(&device, config).unwrap(), 1e-2);
 }

@@ -16,6 +16,8 @@
 //! Recording is synchronous; only what waits for a device ([`Backend::read_logits`], [`Backend::chosen`]) is async.
 
 pub mod cpu;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 
 use crate::error::Result;
 use crate::sampler::Sampling;

@@ -1,5 +1,7 @@
-//! The only room that names `wasm_bindgen`, `web_sys` and `js_sys`.
+//! The JavaScript side: [`api`] is what the worker of `js/` calls, the rest are the browser's implementations of the traits of
+//! [`crate::weights`]. The only room that names `wasm_bindgen`, `web_sys` and `js_sys`.
 
+pub mod api;
 pub mod bytes;
 pub mod fetch;
 pub mod host;

@@ -60,6 +60,21 @@ pub trait Buffer: Bytes + Sized + 'static {
     }
 }
 
+impl Bytes for Vec<u8> {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn read(&self, offset: usize, out: &mut [u8]) {
+        self.as_slice().read(offset, out);
+    }
+
+    #[cfg(feature = "gpu")]
+    fn upload(&self, range: std::ops::Range<usize>, queue: &wgpu::Queue, buffer: &wgpu::Buffer, at: u64) {
+        self.as_slice().upload(range, queue, buffer, at);
+    }
+}
+
 impl Buffer for Vec<u8> {
     fn zeroed(len: usize) -> Option<Self> {
         let mut bytes = Vec::new();
@@ -73,9 +88,9 @@ impl Buffer for Vec<u8> {
     }
 }
 
-impl Bytes for Vec<u8> {
+impl Bytes for [u8] {
     fn len(&self) -> usize {
-        Vec::len(self)
+        self.len()
     }
 
     fn read(&self, offset: usize, out: &mut [u8]) {

@@ -8,14 +8,14 @@ use crate::weights::Bytes;
 use half::f16;
 use std::ops::Range;
 
-/// (rows, cols) f16.
+/// (rows, cols), widened from f16 once.
 pub struct Matrix {
     cols: usize,
-    values: Vec<f16>,
+    values: Vec<f32>,
 }
 
 impl Matrix {
-    fn row(&self, row: usize) -> &[f16] {
+    fn row(&self, row: usize) -> &[f32] {
         &self.values[row * self.cols..][..self.cols]
     }
 }
@@ -87,7 +87,18 @@ pub fn rope(head: &mut [f32], position: usize, theta: f64) {
 
 fn matvec(w: &Matrix, x: &[f32]) -> Vec<f32> {
     let rows = w.values.len() / w.cols;
-    (0..rows).map(|r| w.row(r).iter().zip(x).map(|(w, x)| w.to_f32() * x).sum()).collect()
+    (0..rows).map(|r| dot(w.row(r), x)).collect()
+}
+
+/// Eight partial sums, so that the compiler may use vectors; nothing else depends on the order of addition.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; 8];
+    for (a, b) in a.chunks(8).zip(b.chunks(8)) {
+        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+            *sum += a * b;
+        }
+    }
+    sums.iter().sum()
 }
 
 fn silu(x: f32) -> f32 {
@@ -101,7 +112,7 @@ impl Backend for Naive {
     type Ticket = u32;
 
     fn matrix(&mut self, _: Role, rows: usize, cols: usize) -> Result<Matrix> {
-        Ok(Matrix { cols, values: vec![f16::ZERO; rows * cols] })
+        Ok(Matrix { cols, values: vec![0.0; rows * cols] })
     }
 
     fn write_rows(&mut self, matrix: &mut Matrix, first: usize, bytes: &dyn Bytes, range: Range<usize>) -> Result<()> {
@@ -109,7 +120,7 @@ impl Backend for Naive {
         bytes.read(range.start, &mut raw);
         let from = first * matrix.cols;
         for (value, pair) in matrix.values[from..].iter_mut().zip(raw.chunks_exact(2)) {
-            *value = f16::from_le_bytes([pair[0], pair[1]]);
+            *value = f16::from_le_bytes([pair[0], pair[1]]).to_f32();
         }
         Ok(())
     }
@@ -139,7 +150,7 @@ impl Backend for Naive {
         };
         self.start = start;
         self.rows = ids.len();
-        self.x = ids.iter().flat_map(|&id| table.row(id as usize)).map(|v| v.to_f32()).collect();
+        self.x = ids.iter().flat_map(|&id| table.row(id as usize)).copied().collect();
         Ok(())
     }
 
@@ -173,7 +184,7 @@ impl Backend for Naive {
                 let mut scores: Vec<f32> = (0..context)
                     .map(|t| {
                         let key = &layer.keys[t * kv + offset..][..dim];
-                        q.iter().zip(key).map(|(q, k)| q * k).sum::<f32>() / (dim as f32).sqrt()
+                        dot(q, key) / (dim as f32).sqrt()
                     })
                     .collect();
                 let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);

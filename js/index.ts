@@ -1,0 +1,174 @@
+/**
+ * MobileLLM in a web browser, or in Node.
+ *
+ * ```ts
+ * const llm = await MobileLLM.load('/models/demo/');
+ * const chat = await llm.session({ system: 'Be brief.' });
+ * for await (const chunk of chat.send('Help me set an alarm at 7:30AM')) show(chunk.text);
+ * await llm.close();
+ * ```
+ *
+ * Everything runs in a worker of its own; calls on one model queue in order. Failures are {@link MobileLLMError}s.
+ *
+ * @module
+ */
+import { Client } from './client.js';
+import { closedError } from './errors.js';
+import { checkArgument, checkEstimate, checkGenerate, checkLoad, checkSession, checkSource } from './options.js';
+import { ChunkLog } from './run.js';
+import { Session, unlessAborted } from './session.js';
+import { resolveSource } from './source.js';
+import type { Call, Calls } from './protocol.js';
+import type {
+  Availability, Estimate, EstimateOptions, GenerateOptions, Info, LoadOptions, MobileLLMEventMap, ModelRecord, Run, Score,
+  SessionOptions, Source, SourceOptions,
+} from './types.js';
+
+export { MobileLLMError } from './errors.js';
+export type { ErrorCode } from './errors.js';
+export type { Session } from './session.js';
+export type * from './types.js';
+
+type Overloads<Options> = {
+  <K extends keyof MobileLLMEventMap>(type: K, listener: (event: MobileLLMEventMap[K]) => void, options?: boolean | Options): void;
+  (type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | Options): void;
+};
+
+/** A loaded model. */
+export class MobileLLM extends EventTarget {
+  /** What is loaded and where it runs. */
+  readonly info: Info;
+  declare addEventListener: Overloads<AddEventListenerOptions>;
+  declare removeEventListener: Overloads<EventListenerOptions>;
+  #client: Client;
+  #sessions = 0;
+
+  private constructor(client: Client, info: Info) {
+    super();
+    this.#client = client;
+    this.info = info;
+  }
+
+  /**
+   * Loads a model: from the source, or from browser storage as far as it is there.
+   *
+   * @throws MobileLLMError; the signal's reason after an abort.
+   */
+  static async load(source: Source, options?: LoadOptions): Promise<MobileLLM> {
+    const { signal, onProgress, request } = checkLoad(options);
+    let llm: MobileLLM | undefined;
+    const early: CustomEvent[] = [];
+    const onEvent = (type: string, detail: object) => {
+      const event = new CustomEvent(type, { detail });
+      if (llm) llm.dispatchEvent(event);
+      else early.push(event);
+    };
+    return withClient(signal, onEvent, async (client) => {
+      const info = await client.call('load', { ...request, source: await resolveSource(source) }, onProgress);
+      const model = (llm = new MobileLLM(client, info));
+      // What happened while loading reaches listeners that are added as soon as the model is there.
+      setTimeout(() => early.forEach((event) => model.dispatchEvent(event)));
+      return model;
+    });
+  }
+
+  /** Completes a text. Starts by itself when the calls before it are done; the KV cache of a common beginning is reused. */
+  generate(prompt: string, options?: GenerateOptions): Run {
+    checkArgument('generate', 'prompt', prompt, 'text');
+    const { signal, request } = checkGenerate('generate', options);
+    const log = new ChunkLog();
+    const pending = this.#client.enqueue('generate', {
+      signal,
+      prepare: () => ({ session: 0, input: { prompt }, options: request }),
+      onChunk: (chunk) => log.push(chunk),
+      finish: ({ used: _, ...result }) => unlessAborted(result, signal),
+    });
+    return log.run(pending);
+  }
+
+  /** Opens a conversation. @throws MobileLLMError `no-chat-template` if the model only completes text. */
+  async session(options?: SessionOptions): Promise<Session> {
+    const start = checkSession(options);
+    return Session.open(
+      { client: this.#client, contextLength: this.info.contextLength, nextSession: () => ++this.#sessions },
+      start,
+    );
+  }
+
+  /** Token ids of a text, without a beginning-of-text token; strings that look like special tokens are plain text. */
+  async tokenize(text: string): Promise<number[]> {
+    checkArgument('tokenize', 'text', text, 'text');
+    return this.#client.call('tokenize', { text });
+  }
+
+  /** Text of token ids; special tokens are left out. */
+  async detokenize(ids: readonly number[]): Promise<string> {
+    checkArgument('detokenize', 'ids', ids, 'ids');
+    return this.#client.call('detokenize', { ids: [...ids] });
+  }
+
+  /** How probable each of some continuations of one context is. */
+  async score(context: string, continuations: readonly string[]): Promise<Score[]> {
+    checkArgument('score', 'context', context, 'text');
+    checkArgument('score', 'continuations', continuations, 'texts');
+    return this.#client.call('score', { context, continuations: [...continuations] });
+  }
+
+  /** Frees GPU and wasm memory. Calls that are not answered yet fail with code `closed`. */
+  close(): Promise<void> {
+    return this.#client.close();
+  }
+
+  /** Whether a model is stored, wholly or in part, can be downloaded, or neither. */
+  static async availability(source: Source, options?: SourceOptions): Promise<Availability> {
+    const { signal, request } = checkSource('availability', options);
+    return ask('availability', { ...request, source: await resolveSource(source) }, signal);
+  }
+
+  /** What a model would cost, in bytes: only its configuration and headers are read. */
+  static async estimate(source: Source, options?: EstimateOptions): Promise<Estimate> {
+    const { signal, request } = checkEstimate(options);
+    return ask('estimate', { ...request, source: await resolveSource(source) }, signal);
+  }
+
+  /** The models in browser storage. */
+  static readonly models = {
+    /** All of them, complete or not. */
+    list: (): Promise<ModelRecord[]> => ask('listModels', null),
+    /** Deletes one. @throws MobileLLMError `model-in-use` if it is loaded, here or in another tab. */
+    delete: async (source: Source, options?: SourceOptions): Promise<void> => {
+      const { signal, request } = checkSource('models.delete', options);
+      await ask('deleteModel', { ...request, source: await resolveSource(source) }, signal);
+    },
+  };
+}
+
+/** One question to a worker without a model. */
+async function ask<C extends Call>(call: C, args: Calls[C][0], signal?: AbortSignal): Promise<Calls[C][1]> {
+  return withClient(signal, () => {}, async (client) => {
+    const answer = await client.call(call, args);
+    await client.close();
+    return answer;
+  });
+}
+
+/** Runs work on a new worker; the worker ends with a failure or an abort of it. */
+async function withClient<T>(
+  signal: AbortSignal | undefined,
+  onEvent: (type: string, detail: object) => void,
+  work: (client: Client) => Promise<T>,
+): Promise<T> {
+  signal?.throwIfAborted();
+  const client = await Client.start(onEvent);
+  const abort = () => client.end(closedError('the load'));
+  if (signal?.aborted) abort();
+  signal?.addEventListener('abort', abort, { once: true });
+  try {
+    return await work(client);
+  } catch (error) {
+    client.end(closedError('the model'));
+    throw signal?.aborted ? signal.reason : error;
+  } finally {
+    signal?.removeEventListener('abort', abort);
+  }
+}

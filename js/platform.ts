@@ -1,0 +1,12 @@
+/**
+ * Node's modules, or null in a browser. Taken by `getBuiltinModule` and not by `import`, so that bundlers for the browser
+ * meet nothing they cannot resolve.
+ */
+export const node =
+  typeof process === 'object' && typeof process.versions?.node === 'string' && typeof process.getBuiltinModule === 'function'
+    ? {
+        fs: process.getBuiltinModule('node:fs'),
+        url: process.getBuiltinModule('node:url'),
+        threads: process.getBuiltinModule('node:worker_threads'),
+      }
+    : null;

@@ -1,0 +1,279 @@
+/** The public types. Units are in each comment. */
+
+/**
+ * Where a model's files are:
+ * - the URL of a folder in Hugging Face layout: absolute, or relative to the page. A relative one begins with `/`, `./` or `../`, or ends with `/`;
+ * - `org/name`: a repository on the Hugging Face hub;
+ * - the user's own files: `File`s of one folder, or a directory handle;
+ * - in Node also the path of a folder.
+ */
+export type Source = string | URL | readonly File[] | FileList | FileSystemDirectoryHandle;
+
+/** Which hardware computes. */
+export type Device = 'webgpu' | 'cpu';
+
+/** How weights are held in memory: `f16` as published, `q8` in 8-bit integers. The download is the same. */
+export type Dtype = 'f16' | 'q8';
+
+/** Options that say how a source is reached. */
+export interface SourceOptions {
+  /** Hub only: branch, tag or commit. Default `main`; resolved to a commit at the first load. */
+  revision?: string;
+  /** Access token for gated models; sent to the source's own origin only. */
+  token?: string;
+  /** Base URLs of folders with the same files, tried in turn when the source fails. */
+  mirrors?: readonly string[];
+  /** Where downloaded pieces are kept. Default `indexeddb` in a browser; Node always reads anew. */
+  cache?: 'indexeddb' | 'none';
+  /** Aborts at any phase; what is already stored is kept. */
+  signal?: AbortSignal;
+}
+
+/** Options of {@link MobileLLM.load}. */
+export interface LoadOptions extends SourceOptions {
+  /** Default `auto`: the best tier that passes its self-check; {@link Info.reason} says why. */
+  device?: 'auto' | Device;
+  /** Default `f16`. */
+  dtype?: Dtype;
+  /** Tokens of KV cache. Default: the smaller of the model's limit and 2048. */
+  contextLength?: number;
+  /** CPU tier: number of threads. Default: all cores where the page is cross-origin isolated, else 1. */
+  threads?: number;
+  /** Called at most 20 times a second and at each change of phase. */
+  onProgress?: (progress: LoadProgress) => void;
+}
+
+/** Options of {@link MobileLLM.estimate}. */
+export interface EstimateOptions extends SourceOptions {
+  /** Tokens of KV cache. Default as for {@link MobileLLM.load}. */
+  contextLength?: number;
+  /** Default `f16`. */
+  dtype?: Dtype;
+}
+
+/** What a load is doing. */
+export interface LoadProgress {
+  phase: 'check' | 'download' | 'verify' | 'store' | 'upload' | 'compile' | 'self-check' | 'ready';
+  /** Bytes of the model that are loaded, from network and storage together. */
+  loadedBytes: number;
+  /** Bytes of the whole model; 0 while not yet known. */
+  totalBytes: number;
+  /** Of `loadedBytes`, those that came from storage. */
+  cachedBytes: number;
+  /** Over the last seconds; 0 while not yet known. */
+  bytesPerSecond: number;
+  /** Seconds to go; null while not yet known. */
+  etaSeconds: number | null;
+  /** The file at hand; null between files. */
+  file: string | null;
+}
+
+/** A loaded model and where it runs. */
+export interface Info {
+  /** Name of the model: hub id or last part of the folder's address. */
+  model: string;
+  /** Stored parameters; a shared matrix counts once. */
+  parameters: number;
+  /** Transformer blocks in the checkpoint. */
+  storedBlocks: number;
+  /** Layers a token passes through: more than `storedBlocks` where layers are shared. */
+  executedLayers: number;
+  hiddenSize: number;
+  vocabSize: number;
+  /** Tokens of KV cache. */
+  contextLength: number;
+  dtype: Dtype;
+  /** From the model card, where there is one. */
+  license?: string;
+  device: Device;
+  /** Name of the GPU adapter, as far as the browser tells. */
+  adapter?: string;
+  /** What the chosen tier uses, such as `shader-f16`, `subgroups`, `simd128`, `relaxed-simd`. */
+  features: string[];
+  /** CPU threads. */
+  threads: number;
+  /** Why this tier was chosen, in a sentence. */
+  reason: string;
+  /** Whether the model has a chat template; without one it only completes text. */
+  chat: boolean;
+  /** Milliseconds: from the call until ready, and the part of it that came after the last byte. */
+  timings: { loadMs: number; initMs: number };
+}
+
+/** How an answer is chosen and when it ends. */
+export interface GenerateOptions {
+  /** Tokens of the answer at most. Default: until the context is full. */
+  maxTokens?: number;
+  /** 0 (default): always the most probable token. Else logits are divided by it. */
+  temperature?: number;
+  /** Keep the k most probable tokens; 0 (default): all. */
+  topK?: number;
+  /** Keep the smallest set of most probable tokens that reaches this probability; 1 (default): all. */
+  topP?: number;
+  /** Keep tokens at least this fraction as probable as the most probable one; 0 (default): all. */
+  minP?: number;
+  /** Divides positive and multiplies negative logits of tokens in prompt or answer; 1 (default): off. */
+  repetitionPenalty?: number;
+  /** Subtracted from the logits of tokens that are in the answer; 0 (default): off. */
+  presencePenalty?: number;
+  /** Subtracted once for each time that a token is in the answer; 0 (default): off. */
+  frequencyPenalty?: number;
+  /** Integer from 0 to 2^53 - 1. Same seed, same text. Default: random; {@link GenerateResult.seed} tells it. */
+  seed?: number;
+  /** The answer ends before the first of these strings, which may span tokens; it is not part of the text. */
+  stop?: string | readonly string[];
+  /** The answer ends at any of these tokens, besides the model's own. */
+  stopTokenIds?: readonly number[];
+  /** With each token, its log-probability and those of the n most probable ones, 0 to 20. Default 0: none. */
+  logprobs?: number;
+  /** Go on after the model's end-of-text token. Default false. */
+  ignoreEos?: boolean;
+  /** Aborts the run: it rejects with the signal's reason. A session keeps what was said until then. */
+  signal?: AbortSignal;
+}
+
+/** A piece of an answer, as soon as it is known. */
+export interface Chunk {
+  /** Text to append; may be empty while a character or a stop string is incomplete. */
+  text: string;
+  /** Tokens since the last chunk. */
+  tokenIds: number[];
+  /** One for each token, if asked for. */
+  logprobs?: TokenLogprobs[];
+}
+
+/** A token and its natural log-probability, before temperature, penalties and cuts. */
+export interface Logprob {
+  tokenId: number;
+  logprob: number;
+}
+
+/** The chosen token and the most probable ones, best first. */
+export interface TokenLogprobs extends Logprob {
+  top: Logprob[];
+}
+
+/** A call of one of the session's tools. */
+export interface ToolCall {
+  name: string;
+  arguments: Record<string, unknown>;
+}
+
+/** A whole answer. */
+export interface GenerateResult {
+  /** The plain text: without special tokens, stop string and tool calls. */
+  text: string;
+  /** The text with special tokens and tool calls as the model wrote them. */
+  rawText: string;
+  /** Every token that was generated, the final one included. */
+  tokenIds: number[];
+  /** Calls of the session's tools, in order; empty if there are none or the session has no tools. */
+  toolCalls: ToolCall[];
+  /** One for each token, if asked for. */
+  logprobs?: TokenLogprobs[];
+  /** `stop`: end token, stop token or stop string; `length`: maxTokens; `context`: the KV cache is full; `abort`: the loop was left or {@link Run.stop} called. */
+  finishReason: 'stop' | 'length' | 'context' | 'abort';
+  /** Tokens: of the prompt, of those the ones that the cache already held, and of the answer. */
+  usage: { promptTokens: number; cachedTokens: number; completionTokens: number };
+  /** Milliseconds to the first token, and tokens a second of each phase (0 where a phase had nothing to do). */
+  timings: { ttftMs: number; prefillTokensPerSecond: number; decodeTokensPerSecond: number };
+  /** The seed that was used. */
+  seed: number;
+}
+
+/** A run: a stream of chunks and a promise of the whole. It starts by itself and in order; leaving a loop over it stops it. */
+export interface Run extends AsyncIterable<Chunk> {
+  /** The whole answer. An error that nobody awaits here or in a loop is not reported elsewhere. */
+  readonly result: Promise<GenerateResult>;
+  /** Ends the run within one token; `result` resolves with what there is and finishReason `abort`. */
+  stop(): void;
+}
+
+/** One message of a conversation. */
+export interface Message {
+  role: 'system' | 'user' | 'assistant' | 'tool';
+  /** Plain text; of a `tool` message the result, usually JSON. */
+  content: string;
+  /** Of an `assistant` message: the calls it made. */
+  toolCalls?: ToolCall[];
+}
+
+/** A function that the model may call; either this or OpenAI's `{ type: 'function', function: {...} }` around it. */
+export interface FunctionTool {
+  name: string;
+  description?: string;
+  /** JSON schema of the arguments. */
+  parameters?: Record<string, unknown>;
+}
+
+/** See {@link FunctionTool}. */
+export type Tool = FunctionTool | { type: 'function'; function: FunctionTool };
+
+/** Options of {@link MobileLLM.session}. */
+export interface SessionOptions {
+  /** The system message. */
+  system?: string;
+  /** Handed to the chat template; with tools, calls are taken out of the text into {@link GenerateResult.toolCalls}. */
+  tools?: readonly Tool[];
+  /** What was said before, without the system message. */
+  messages?: readonly Message[];
+  /** Jinja template in place of the model's own. */
+  chatTemplate?: string;
+}
+
+/** How probable a continuation is. */
+export interface Score {
+  /** Natural log-likelihood of the continuation: the sum over its tokens. */
+  logprob: number;
+  /** Of each token of the continuation. */
+  tokens: Logprob[];
+  /** Whether greedy decoding would have written exactly this. */
+  isGreedy: boolean;
+}
+
+/** Whether a model is here: all of it, a part, nothing but it can be fetched, or not even that. */
+export type Availability = 'cached' | 'partial' | 'downloadable' | 'unavailable';
+
+/** What a model costs, in bytes. */
+export interface Estimate {
+  /** Still to be downloaded. */
+  downloadBytes: number;
+  /** In browser storage when loaded completely. */
+  diskBytes: number;
+  /** GPU memory on the WebGPU tier: weights, KV cache, scratch. */
+  gpuBytes: number;
+  /** Memory on the CPU tier. */
+  cpuBytes: number;
+  /** Whether this browser has room; null where it does not tell. */
+  fits: { disk: boolean | null; gpu: boolean | null; cpu: boolean | null };
+}
+
+/** A model in browser storage. */
+export interface ModelRecord {
+  /** As it was given to load: address or hub id. */
+  source: string;
+  /** Commit, ETag or the like; null where the source has none. */
+  revision: string | null;
+  bytes: number;
+  /** Whether every piece is there. */
+  complete: boolean;
+  /** Milliseconds since 1970. */
+  lastUsed: number;
+}
+
+/** Detail of the events of {@link MobileLLM}. */
+export interface EventDetail {
+  message: string;
+  [key: string]: unknown;
+}
+
+/**
+ * Events of {@link MobileLLM}: `fallback` (another tier took over), `devicelost` and `restored` (GPU device), `warning`
+ * (such as storage that cannot be used).
+ */
+export interface MobileLLMEventMap {
+  fallback: CustomEvent<EventDetail>;
+  devicelost: CustomEvent<EventDetail>;
+  restored: CustomEvent<EventDetail>;
+  warning: CustomEvent<EventDetail>;
+}

@@ -1,0 +1,237 @@
+/** The worker: owns the engine and answers one call after the other. Between two tokens it lets messages in, so that a stop acts within one. */
+import init, * as wasm from 'wasm-glue';
+import { installFileFetch } from './file-fetch.js';
+import { invalidOption, toWire } from './errors.js';
+import { node } from './platform.js';
+import { plainLength, splitToolCalls } from './toolcalls.js';
+import type { Call, Calls, FromWorker, Input, LoadRequest, ToWorker } from './protocol.js';
+import type { Chunk, EventDetail, GenerateResult, Info, LoadProgress, TokenLogprobs } from './types.js';
+
+type Handlers = { [C in Call]: (args: Calls[C][0], id: number) => Calls[C][1] | Promise<Calls[C][1]> };
+
+/** What {@link wasm.Engine.next} gives. */
+type Event =
+  | { type: 'prefill'; done: number; total: number }
+  | { type: 'token'; text: string; tokenId: number; logprobs?: TokenLogprobs | null }
+  | ({ type: 'done'; text: string } & Pick<GenerateResult, 'finishReason' | 'usage' | 'timings'>);
+
+interface Scope {
+  postMessage(message: FromWorker): void;
+  onmessage: ((event: { data: ToWorker }) => void) | null;
+  addEventListener(type: 'error' | 'unhandledrejection', listener: (event: { message?: string; reason?: unknown }) => void): void;
+}
+const scope = globalThis as unknown as Scope;
+const port = node?.threads.parentPort ?? scope;
+const post = (message: FromWorker) => port.postMessage(message);
+
+/** `checkpoint::Event` of the crate. */
+type LoadEvent =
+  | ({ type: 'progress' } & Omit<LoadProgress, 'file'> & { file: string })
+  | { type: 'waiting' }
+  | { type: 'evicted'; pieces: number; of: number; bytes: number }
+  | { type: 'repaired'; file: string; piece: string }
+  | { type: 'storage-failed'; code: string; message: string };
+
+function warning(event: Exclude<LoadEvent, { type: 'progress' }>): EventDetail {
+  const { type, ...detail } = event;
+  switch (event.type) {
+    case 'waiting':
+      return { reason: type, message: 'another tab is downloading this model: waiting for it' };
+    case 'evicted': {
+      const size = (event.bytes / 1e6).toFixed(0);
+      return { ...detail, reason: type, message: `${event.pieces} of ${event.of} stored pieces are gone: ${size} MB to fetch` };
+    }
+    case 'repaired':
+      return { ...detail, reason: type, message: `${event.file}: a stored piece (${event.piece}) was damaged and is fetched again` };
+    case 'storage-failed':
+      return { ...detail, reason: type, message: `the model is loaded but not kept: ${event.message}` };
+  }
+}
+
+/** Progress of a load, up to ready. */
+class Meter {
+  /** When the last byte arrived, in milliseconds. */
+  lastByte = performance.now();
+  #last: LoadProgress = { phase: 'check', loadedBytes: 0, totalBytes: 0, cachedBytes: 0, bytesPerSecond: 0, etaSeconds: null, file: null };
+  #report: (progress: LoadProgress) => void;
+
+  constructor(report: (progress: LoadProgress) => void) {
+    this.#report = report;
+    report(this.#last);
+  }
+
+  add({ type: _, file, ...progress }: Extract<LoadEvent, { type: 'progress' }>): void {
+    if (progress.loadedBytes > this.#last.loadedBytes) this.lastByte = performance.now();
+    this.#last = { ...progress, file: file || null };
+    this.#report(this.#last);
+  }
+
+  ready(): void {
+    this.#report({ ...this.#last, phase: 'ready', etaSeconds: 0, file: null });
+  }
+}
+
+function modelName({ source }: LoadRequest): string {
+  if (source.kind === 'hub') return source.id;
+  if (source.kind === 'files') return source.name;
+  const parts = new URL(source.url).pathname.split('/').filter(Boolean);
+  return decodeURIComponent(parts.at(-1) ?? new URL(source.url).host);
+}
+
+const wasmUrl = new URL('./mobilellm_web_bg.wasm', import.meta.url);
+const ready = init({ module_or_path: node ? node.fs.readFileSync(wasmUrl) : wasmUrl }).then(() =>
+  wasm.onPanic((message: string) => post({ crashed: message })),
+);
+
+let engine: wasm.Engine | null = null;
+/** The page's session numbers -> the engine's. */
+const sessions = new Map<number, number>();
+/** Calls that are to end early. */
+const stopped = new Set<number>();
+let closing = false;
+
+function loaded(): wasm.Engine {
+  if (!engine) throw invalidOption('no model is loaded');
+  return engine;
+}
+
+function sessionOf(session: number): number {
+  const number = sessions.get(session) ?? loaded().openSession();
+  sessions.set(session, number);
+  return number;
+}
+
+function encode(input: Input, answer: boolean): Uint32Array {
+  if ('prompt' in input) return loaded().encodePrompt(input.prompt);
+  const messages = input.messages.map(({ toolCalls, ...message }) =>
+    toolCalls ? { ...message, tool_calls: toolCalls.map((call) => ({ type: 'function', function: call })) } : message,
+  );
+  const tools = input.tools?.map((tool) => ('function' in tool ? tool : { type: 'function', function: tool }));
+  return loaded().encodeChat(JSON.stringify(messages), tools && JSON.stringify(tools), input.chatTemplate ?? undefined, answer);
+}
+
+/** A turn of the event loop; a timer would cost 4 ms. */
+const breathe: () => Promise<void> = node
+  ? () => new Promise((resolve) => setImmediate(resolve))
+  : (() => {
+      const { port1, port2 } = new MessageChannel();
+      const waiting: (() => void)[] = [];
+      port1.onmessage = () => waiting.shift()?.();
+      return () =>
+        new Promise<void>((resolve) => {
+          waiting.push(resolve);
+          port2.postMessage(null);
+        });
+    })();
+
+async function generate({ session, input, options }: Calls['generate'][0], id: number): Promise<Calls['generate'][1]> {
+  const engine = loaded();
+  const number = sessionOf(session);
+  const withTools = 'messages' in input && input.tools !== null;
+  engine.begin(number, encode(input, true), { ...options, specialTokens: withTools });
+  const tokenIds: number[] = [];
+  const logprobs: TokenLogprobs[] = [];
+  /** As decoded; with tools, calls and special tokens are in it. */
+  let raw = '';
+  let text = '';
+  const emit = (tokens: Partial<Chunk>, upTo: string) => {
+    const chunk = { text: upTo.slice(text.length), tokenIds: [], ...tokens };
+    text = upTo;
+    if (chunk.text || chunk.tokenIds.length > 0) post({ id, chunk });
+  };
+  for (;;) {
+    const stop = closing || stopped.has(id);
+    const event = (stop ? engine.interrupt() : await engine.next()) as Event;
+    if (event.type !== 'prefill') raw += event.text;
+    if (event.type === 'token') {
+      tokenIds.push(event.tokenId);
+      if (event.logprobs) logprobs.push(event.logprobs);
+      emit(
+        { tokenIds: [event.tokenId], ...(event.logprobs ? { logprobs: [event.logprobs] } : {}) },
+        withTools ? raw.slice(0, plainLength(raw)) : raw,
+      );
+    } else if (event.type === 'done') {
+      const split = withTools ? splitToolCalls(raw) : { text: raw, toolCalls: [] };
+      emit({}, split.text);
+      const { finishReason, usage, timings } = event;
+      return {
+        ...split,
+        rawText: engine.detokenize(Uint32Array.from(tokenIds), true),
+        tokenIds,
+        ...(options.logprobs > 0 ? { logprobs } : {}),
+        finishReason,
+        usage,
+        timings,
+        seed: options.seed,
+        used: engine.sessionTokens(number),
+      };
+    }
+    await breathe();
+  }
+}
+
+const handlers: Handlers = {
+  async load(request, id) {
+    const started = performance.now();
+    const meter = new Meter((progress) => post({ id, progress }));
+    engine = await wasm.Engine.load(request, (event: LoadEvent) => {
+      if (event.type === 'progress') meter.add(event);
+      else post({ event: 'warning', detail: warning(event) });
+    });
+    meter.ready();
+    const now = performance.now();
+    return {
+      ...(engine.info() as Omit<Info, 'timings'>),
+      model: modelName(request),
+      timings: { loadMs: now - started, initMs: now - meter.lastByte },
+    };
+  },
+  generate,
+  openSession({ session, ...input }) {
+    // Rendered now, so that a model without a template or a broken one fails here.
+    const used = encode(input, false).length;
+    sessionOf(session);
+    return { used };
+  },
+  cloneSession({ session, from }) {
+    sessions.set(session, loaded().forkSession(sessionOf(from)));
+    return null;
+  },
+  closeSession({ session }) {
+    const number = sessions.get(session);
+    if (number !== undefined) loaded().closeSession(number);
+    sessions.delete(session);
+    return null;
+  },
+  tokenize: ({ text }) => [...loaded().tokenize(text)],
+  detokenize: ({ ids }) => loaded().detokenize(Uint32Array.from(ids), false),
+  score: ({ context, continuations }) => loaded().score(context, continuations),
+  close() {
+    engine?.free();
+    engine = null;
+    return null;
+  },
+};
+
+let tail: Promise<unknown> = ready;
+function receive(message: ToWorker): void {
+  if ('stop' in message) {
+    stopped.add(message.id);
+    return;
+  }
+  const { id, call, args } = message;
+  closing ||= call === 'close';
+  tail = tail
+    .then(() => handlers[call](args as never, id))
+    .then((result) => post({ id, result }), (error) => post({ id, error: toWire(error) }))
+    .then(() => stopped.delete(id));
+}
+
+installFileFetch();
+if (node) {
+  node.threads.parentPort!.on('message', receive);
+} else {
+  scope.onmessage = ({ data }) => receive(data);
+  // A trap inside a future shows up here and nowhere else: its promise would never settle.
+  scope.addEventListener('unhandledrejection', ({ reason }) => post({ crashed: String(reason) }));
+}

@@ -1,0 +1,151 @@
+//! What the leader tells every rank, as words.
+
+use crate::backend::{Activation, Role};
+use crate::error::{Error, Result};
+use bytemuck::{Pod, Zeroable};
+
+/// Commands name matrices, gains and caches by number, in the order of their making.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Command<'a> {
+    Matrix {
+        role: Role,
+        rows: usize,
+        cols: usize,
+    },
+    /// Whole rows of f16, two a word.
+    WriteRows {
+        matrix: u32,
+        first: usize,
+        words: &'a [u32],
+    },
+    /// f32 bits.
+    Gain {
+        words: &'a [u32],
+    },
+    Cache {
+        cache: u32,
+        layers: usize,
+    },
+    Fork {
+        cache: u32,
+        from: u32,
+        len: usize,
+    },
+    Drop {
+        cache: u32,
+    },
+    /// One pass: ids at positions `start` and on, then the verbs.
+    Pass {
+        start: usize,
+        tokens: &'a [u32],
+        verbs: &'a [Verb],
+    },
+    Quit,
+}
+
+/// One recorded verb: what it is and the numbers that it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Verb {
+    pub kind: u32,
+    pub gain: u32,
+    pub matrix: u32,
+    pub cache: u32,
+    pub layer: u32,
+}
+
+impl Verb {
+    pub const EMBED: u32 = 0;
+    pub const QKV: u32 = 1;
+    pub const ATTEND: u32 = 2;
+    pub const ADD_ATTENTION: u32 = 3;
+    pub const ADD_FEED_FORWARD: u32 = 4;
+    pub const GATE_UP: u32 = 5;
+    /// Rows `layer..cache` of the pass.
+    pub const LOGITS: u32 = 6;
+
+    pub fn add(activation: Activation) -> u32 {
+        match activation {
+            Activation::Attention => Verb::ADD_ATTENTION,
+            Activation::FeedForward => Verb::ADD_FEED_FORWARD,
+        }
+    }
+}
+
+const ROLES: [Role; 6] = [Role::Embedding, Role::Head, Role::Qkv, Role::AttentionOut, Role::GateUp, Role::Down];
+
+impl<'a> Command<'a> {
+    /// Words besides the payload.
+    pub const HEADER: usize = 4;
+
+    pub fn encode(&self, out: &mut Vec<u32>) {
+        let (header, payload): ([u32; 4], [&[u32]; 2]) = match *self {
+            Command::Matrix { role, rows, cols } => ([0, role as u32, rows as u32, cols as u32], [&[], &[]]),
+            Command::WriteRows { matrix, first, words } => ([1, matrix, first as u32, 0], [words, &[]]),
+            Command::Gain { words } => ([2, 0, 0, 0], [words, &[]]),
+            Command::Cache { cache, layers } => ([3, cache, layers as u32, 0], [&[], &[]]),
+            Command::Fork { cache, from, len } => ([4, cache, from, len as u32], [&[], &[]]),
+            Command::Drop { cache } => ([5, cache, 0, 0], [&[], &[]]),
+            Command::Pass { start, tokens, verbs } => {
+                ([6, start as u32, tokens.len() as u32, 0], [tokens, bytemuck::cast_slice(verbs)])
+            }
+            Command::Quit => ([7, 0, 0, 0], [&[], &[]]),
+        };
+        out.clear();
+        out.extend(header);
+        payload.iter().for_each(|words| out.extend_from_slice(words));
+    }
+
+    pub fn decode(words: &'a [u32]) -> Result<Self> {
+        let garbled = || Error::internal("garbled command between CPU threads");
+        let (&[code, a, b, c], payload) = words.split_first_chunk::<{ Command::HEADER }>().ok_or_else(garbled)?;
+        Ok(match code {
+            0 => Command::Matrix {
+                role: *ROLES.get(a as usize).ok_or_else(garbled)?,
+                rows: b as usize,
+                cols: c as usize,
+            },
+            1 => Command::WriteRows { matrix: a, first: b as usize, words: payload },
+            2 => Command::Gain { words: payload },
+            3 => Command::Cache { cache: a, layers: b as usize },
+            4 => Command::Fork { cache: a, from: b, len: c as usize },
+            5 => Command::Drop { cache: a },
+            6 => {
+                let (tokens, verbs) = payload.split_at_checked(b as usize).ok_or_else(garbled)?;
+                let verbs = bytemuck::try_cast_slice(verbs).map_err(|_| garbled())?;
+                Command::Pass { start: a as usize, tokens, verbs }
+            }
+            7 => Command::Quit,
+            _ => return Err(garbled()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_survive_the_words() {
+        let verb = Verb { kind: Verb::QKV, gain: 1, matrix: 2, cache: 3, layer: 4 };
+        let mut words = Vec::new();
+        let all_roles = ROLES.map(|role| Command::Matrix { role, rows: 960, cols: 576 });
+        let others = [
+            Command::WriteRows { matrix: 3, first: 64, words: &[1, 2, 3] },
+            Command::Gain { words: &[9, 8] },
+            Command::Cache { cache: 5, layers: 30 },
+            Command::Fork { cache: 6, from: 5, len: 77 },
+            Command::Drop { cache: 5 },
+            Command::Pass { start: 12, tokens: &[7, 8, 9], verbs: &[verb, verb] },
+            Command::Pass { start: 0, tokens: &[], verbs: &[] },
+            Command::Quit,
+        ];
+        for command in all_roles.iter().chain(&others) {
+            command.encode(&mut words);
+            assert_eq!(Command::decode(&words).unwrap(), *command);
+        }
+        for bad in [&[][..], &[1, 2, 3], &[8, 0, 0, 0], &[0, 6, 0, 0], &[6, 0, 5, 0, 1], &[6, 0, 0, 0, 1]] {
+            assert_eq!(Command::decode(bad).unwrap_err().code(), "internal");
+        }
+    }
+}

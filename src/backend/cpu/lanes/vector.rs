@@ -1,0 +1,113 @@
+//! The operations that wasm SIMD has whether relaxed or not.
+
+use std::arch::wasm32::*;
+
+/// Four f32.
+#[derive(Debug, Clone, Copy)]
+pub struct F4(pub(super) v128);
+
+/// Four i32 (or u32 bit patterns).
+#[derive(Debug, Clone, Copy)]
+pub struct I4(pub(super) v128);
+
+impl F4 {
+    #[inline(always)]
+    pub fn splat(value: f32) -> Self {
+        F4(f32x4_splat(value))
+    }
+
+    #[inline(always)]
+    pub fn load(from: &[f32; 4]) -> Self {
+        // SAFETY: 16 readable bytes; wasm loads need no alignment.
+        F4(unsafe { v128_load(from.as_ptr().cast()) })
+    }
+
+    #[inline(always)]
+    pub fn store(self, to: &mut [f32; 4]) {
+        // SAFETY: 16 writable bytes; wasm stores need no alignment.
+        unsafe { v128_store(to.as_mut_ptr().cast(), self.0) }
+    }
+
+    #[inline(always)]
+    pub fn add(self, other: Self) -> Self {
+        F4(f32x4_add(self.0, other.0))
+    }
+
+    #[inline(always)]
+    pub fn sub(self, other: Self) -> Self {
+        F4(f32x4_sub(self.0, other.0))
+    }
+
+    #[inline(always)]
+    pub fn mul(self, other: Self) -> Self {
+        F4(f32x4_mul(self.0, other.0))
+    }
+
+    #[inline(always)]
+    pub fn div(self, other: Self) -> Self {
+        F4(f32x4_div(self.0, other.0))
+    }
+
+    /// The larger of each pair; `other` where either is NaN.
+    #[inline(always)]
+    pub fn max(self, other: Self) -> Self {
+        F4(f32x4_pmax(other.0, self.0))
+    }
+
+    /// The smaller of each pair; `other` where either is NaN.
+    #[inline(always)]
+    pub fn min(self, other: Self) -> Self {
+        F4(f32x4_pmin(other.0, self.0))
+    }
+
+    #[inline(always)]
+    pub fn bits(self) -> I4 {
+        I4(self.0)
+    }
+}
+
+impl I4 {
+    #[inline(always)]
+    pub fn splat(value: u32) -> Self {
+        I4(u32x4_splat(value))
+    }
+
+    #[inline(always)]
+    pub fn load(from: &[u32; 4]) -> Self {
+        // SAFETY: 16 readable bytes; wasm loads need no alignment.
+        I4(unsafe { v128_load(from.as_ptr().cast()) })
+    }
+
+    #[inline(always)]
+    pub fn add(self, other: Self) -> Self {
+        I4(i32x4_add(self.0, other.0))
+    }
+
+    #[inline(always)]
+    pub fn and(self, other: Self) -> Self {
+        I4(v128_and(self.0, other.0))
+    }
+
+    #[inline(always)]
+    pub fn shl<const N: u32>(self) -> Self {
+        I4(i32x4_shl(self.0, N))
+    }
+
+    /// Arithmetic shift.
+    #[inline(always)]
+    pub fn shr<const N: u32>(self) -> Self {
+        I4(i32x4_shr(self.0, N))
+    }
+
+    /// The nearest f32 of each.
+    #[inline(always)]
+    pub fn to_f32(self) -> F4 {
+        F4(f32x4_convert_i32x4(self.0))
+    }
+
+    /// The same bits.
+    #[inline(always)]
+    pub fn as_f32(self) -> F4 {
+        F4(self.0)
+    }
+}

@@ -1,0 +1,170 @@
+//! Several threads computing one model: each holds some rows of every matrix, and they hand each other activations.
+//!
+//! ```text
+//! leader: Backend verbs -> Command --send--> every follower       all: run it, meeting in all_gather
+//! ```
+//! Every rank runs the same commands in the same order, so the n-th `all_gather` of one is the n-th of all. Only outputs
+//! are split, never a sum, so results do not depend on the number of ranks.
+
+use crate::error::{Error, Result};
+
+/// Which of how many equal threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    pub rank: usize,
+    pub count: usize,
+}
+
+impl Shard {
+    pub const ALL: Shard = Shard { rank: 0, count: 1 };
+
+    /// This rank's share of `units`.
+    pub fn of(self, units: usize) -> std::ops::Range<usize> {
+        self.rank * units / self.count..(self.rank + 1) * units / self.count
+    }
+}
+
+/// How ranks meet. Words carry f32 bits or command words.
+pub trait Exchange {
+    /// Puts this rank's words at `offset` of the common ones and waits until all ranks did; `all` is then complete.
+    ///
+    /// # Errors
+    /// Another rank failed.
+    fn all_gather(&mut self, own: &[u32], offset: usize, all: &mut [u32]) -> Result<()>;
+
+    /// Leader: hands a message to every follower.
+    fn send(&mut self, message: &[u32]) -> Result<()>;
+
+    /// Followers: waits for the next message.
+    fn receive(&mut self, message: &mut Vec<u32>) -> Result<()>;
+
+    /// Most words of one message or gathering.
+    fn capacity(&self) -> usize;
+
+    /// Tells every rank, waiting or not, that this one cannot go on.
+    fn fail(&mut self, error: &Error);
+}
+
+/// One rank alone.
+pub struct Solo;
+
+impl Exchange for Solo {
+    fn all_gather(&mut self, own: &[u32], offset: usize, all: &mut [u32]) -> Result<()> {
+        all[offset..offset + own.len()].copy_from_slice(own);
+        Ok(())
+    }
+
+    fn send(&mut self, _: &[u32]) -> Result<()> {
+        Ok(())
+    }
+
+    fn receive(&mut self, _: &mut Vec<u32>) -> Result<()> {
+        Err(Error::internal("a rank alone has no leader"))
+    }
+
+    fn capacity(&self) -> usize {
+        usize::MAX
+    }
+
+    fn fail(&mut self, _: &Error) {}
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+pub use threads::Threads;
+
+#[cfg(not(target_arch = "wasm32"))]
+mod threads {
+    use super::*;
+    use std::sync::{Arc, Condvar, Mutex};
+
+    /// Ranks on the threads of one process.
+    pub struct Threads {
+        rank: usize,
+        count: usize,
+        meeting: Arc<(Mutex<Meeting>, Condvar)>,
+        /// Meetings of this rank so far.
+        round: usize,
+        capacity: usize,
+    }
+
+    #[derive(Default)]
+    struct Meeting {
+        /// Of even and odd rounds, so that one may be read while the next is filled.
+        words: [Vec<u32>; 2],
+        /// Meetings of each rank so far.
+        arrived: Vec<usize>,
+        failed: Option<Error>,
+    }
+
+    impl Threads {
+        /// One for each of `count` ranks.
+        pub fn team(count: usize, capacity: usize) -> Vec<Threads> {
+            let meeting =
+                Arc::new((Mutex::new(Meeting { arrived: vec![0; count], ..Meeting::default() }), Condvar::new()));
+            (0..count).map(|rank| Threads { rank, count, meeting: meeting.clone(), round: 0, capacity }).collect()
+        }
+
+        /// `put` fills the round's words; once every rank arrived, `take` reads them.
+        fn meet(&mut self, put: impl FnOnce(&mut Vec<u32>), take: impl FnOnce(&[u32])) -> Result<()> {
+            let (mutex, condition) = &*self.meeting;
+            let lost = |_| Error::internal("a CPU thread panicked");
+            let mut meeting = mutex.lock().map_err(lost)?;
+            put(&mut meeting.words[self.round % 2]);
+            self.round += 1;
+            meeting.arrived[self.rank] = self.round;
+            condition.notify_all();
+            while meeting.failed.is_none() && meeting.arrived.iter().any(|a| *a < self.round) {
+                meeting = condition.wait(meeting).map_err(|_| Error::internal("a CPU thread panicked"))?;
+            }
+            if let Some(error) = &meeting.failed {
+                return Err(error.clone());
+            }
+            take(&meeting.words[(self.round - 1) % 2]);
+            Ok(())
+        }
+    }
+
+    impl Exchange for Threads {
+        fn all_gather(&mut self, own: &[u32], offset: usize, all: &mut [u32]) -> Result<()> {
+            let put = |words: &mut Vec<u32>| {
+                words.resize(words.len().max(offset + own.len()), 0);
+                words[offset..offset + own.len()].copy_from_slice(own);
+            };
+            self.meet(put, |words| all.copy_from_slice(&words[..all.len()]))
+        }
+
+        fn send(&mut self, message: &[u32]) -> Result<()> {
+            let put = |words: &mut Vec<u32>| {
+                words.clear();
+                words.push(message.len() as u32);
+                words.extend_from_slice(message);
+            };
+            self.meet(put, |_| ())
+        }
+
+        fn receive(&mut self, message: &mut Vec<u32>) -> Result<()> {
+            message.clear();
+            self.meet(|_| (), |words| message.extend_from_slice(&words[1..1 + words[0] as usize]))
+        }
+
+        fn capacity(&self) -> usize {
+            self.capacity
+        }
+
+        fn fail(&mut self, error: &Error) {
+            if let Ok(mut meeting) = self.meeting.0.lock() {
+                meeting.failed.get_or_insert_with(|| error.clone());
+            }
+            self.meeting.1.notify_all();
+        }
+    }
+
+    impl Drop for Threads {
+        /// Ranks that wait for this one must not wait for ever.
+        fn drop(&mut self) {
+            if self.count > 1 {
+                self.fail(&Error::Closed { what: "the CPU thread" });
+            }
+        }
+    }
+}

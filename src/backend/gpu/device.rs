@@ -1,0 +1,180 @@
+//! The adapter, what it can do, and what became of it.
+
+use crate::error::{Error, Result};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+/// What to ask of the system.
+#[derive(Debug, Clone, Default)]
+pub struct DeviceOptions {
+    /// Largest binding to use, in bytes, where the adapter would allow more; for tests of split matrices.
+    pub max_binding: Option<u64>,
+}
+
+/// An open GPU device. Clones share it.
+#[derive(Clone)]
+pub struct Device {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    adapter: wgpu::AdapterInfo,
+    max_binding: u64,
+    allocated: Rc<Cell<u64>>,
+    /// The first error that no call returned, and the loss of the device.
+    fate: Arc<Mutex<Fate>>,
+}
+
+#[derive(Default)]
+struct Fate {
+    error: Option<wgpu::Error>,
+    lost: Option<String>,
+}
+
+impl Device {
+    /// Opens the most powerful adapter.
+    ///
+    /// # Errors
+    /// [`Error::WebGpuUnavailable`] says which step failed.
+    pub async fn open(options: &DeviceOptions) -> Result<Self> {
+        let unavailable = |reason: String| Error::WebGpuUnavailable { reason };
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+        let adapter = instance
+            .request_adapter(&wgpu::RequestAdapterOptions {
+                power_preference: wgpu::PowerPreference::HighPerformance,
+                ..Default::default()
+            })
+            .await
+            .map_err(|e| unavailable(format!("no adapter: {e}")))?;
+        let most = adapter.limits();
+        let required_limits = wgpu::Limits {
+            max_buffer_size: most.max_buffer_size,
+            max_storage_buffer_binding_size: most.max_storage_buffer_binding_size,
+            ..wgpu::Limits::default()
+        };
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor { required_limits, ..Default::default() })
+            .await
+            .map_err(|e| unavailable(format!("no device: {e}")))?;
+        let fate = Arc::new(Mutex::new(Fate::default()));
+        let log = fate.clone();
+        device.on_uncaptured_error(Arc::new(move |error| {
+            if let Ok(mut fate) = log.lock() {
+                fate.error.get_or_insert(error);
+            }
+        }));
+        let log = fate.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            if let Ok(mut fate) = log.lock() {
+                fate.lost.get_or_insert(if message.is_empty() { format!("{reason:?}") } else { message });
+            }
+        });
+        let allowed = options.max_binding.unwrap_or(u64::MAX);
+        Ok(Device {
+            max_binding: most.max_storage_buffer_binding_size.min(most.max_buffer_size).min(allowed),
+            adapter: adapter.get_info(),
+            allocated: Rc::default(),
+            device,
+            queue,
+            fate,
+        })
+    }
+
+    /// What the system calls the adapter.
+    pub fn name(&self) -> String {
+        let a = &self.adapter;
+        let parts = [a.name.as_str(), a.driver.as_str(), a.driver_info.as_str()];
+        parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whether the "GPU" is a program on the CPU, slower than this crate's own.
+    pub fn is_software(&self) -> bool {
+        self.adapter.device_type == wgpu::DeviceType::Cpu
+    }
+
+    /// Bytes of GPU memory that this crate holds on the device.
+    pub fn allocated(&self) -> u64 {
+        self.allocated.get()
+    }
+
+    /// Largest storage binding, in bytes.
+    pub(super) fn max_binding(&self) -> u64 {
+        self.max_binding
+    }
+
+    /// Why the device was lost, once it was.
+    pub fn lost(&self) -> Option<String> {
+        self.fate.lock().ok()?.lost.clone()
+    }
+
+    /// Loses the device on purpose; everything on it is freed.
+    pub fn destroy(&self) {
+        self.device.destroy();
+    }
+
+    /// # Errors
+    /// What went wrong on the device since it was opened: [`Error::DeviceLost`], [`Error::GpuOutOfMemory`], [`Error::Gpu`].
+    pub fn check(&self) -> Result<()> {
+        let fate = self.fate.lock().map_err(|_| Error::internal("the GPU error log is poisoned"))?;
+        match (&fate.lost, &fate.error) {
+            (Some(reason), _) => Err(Error::DeviceLost { reason: reason.clone() }),
+            (_, Some(wgpu::Error::OutOfMemory { .. })) => {
+                Err(Error::GpuOutOfMemory { what: "weights and KV cache".into(), bytes: self.allocated() })
+            }
+            (_, Some(error)) => Err(Error::Gpu { problem: error.to_string() }),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// A zeroed buffer.
+    ///
+    /// # Errors
+    /// [`Error::GpuOutOfMemory`] if no buffer may be that large.
+    pub(super) fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> Result<Buffer> {
+        let size = size.next_multiple_of(4).max(4);
+        if size > self.max_binding {
+            return Err(Error::GpuOutOfMemory { what: label.into(), bytes: size });
+        }
+        self.allocate(label, size, usage | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC)
+    }
+
+    /// A buffer to read back from.
+    pub(super) fn staging(&self, size: u64) -> Result<Buffer> {
+        self.allocate("staging", size, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)
+    }
+
+    fn allocate(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> Result<Buffer> {
+        self.check()?;
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size,
+            usage,
+            mapped_at_creation: false,
+        });
+        self.allocated.set(self.allocated.get() + size);
+        Ok(Buffer(Rc::new(Owned { buffer, allocated: self.allocated.clone() })))
+    }
+}
+
+/// A buffer that is counted and freed with its last clone. Without that the browser frees it whenever it collects garbage.
+#[derive(Clone)]
+pub(super) struct Buffer(Rc<Owned>);
+
+struct Owned {
+    buffer: wgpu::Buffer,
+    allocated: Rc<Cell<u64>>,
+}
+
+impl std::ops::Deref for Buffer {
+    type Target = wgpu::Buffer;
+
+    fn deref(&self) -> &wgpu::Buffer {
+        &self.0.buffer
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.allocated.set(self.allocated.get() - self.buffer.size());
+        self.buffer.destroy();
+    }
+}

@@ -1,0 +1,129 @@
+// The chat page with the embedded model, as a person uses it: tools done for real, stop, regenerate, edit, undo, reload, offline.
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { launch, serveTests } from '../lib/browser.mjs';
+
+let browser, context, page, server, url;
+const complaints = [];
+
+before(async () => {
+  ({ server, url } = await serveTests());
+  browser = await launch({ webgpu: 'none' });
+  context = await browser.newContext({ viewport: { width: 1280, height: 800 }, permissions: ['clipboard-read', 'clipboard-write'] });
+  page = await context.newPage();
+  page.setDefaultTimeout(60_000);
+  page.on('pageerror', (error) => complaints.push(error.message));
+  page.on('console', (message) => message.type() === 'error' && /Content Security Policy|Uncaught/.test(message.text()) && complaints.push(message.text()));
+  context.on('request', (request) => /^(https?|wss?):/.test(request.url()) && !request.url().startsWith(url) && complaints.push(`request to ${request.url()}`));
+  await page.goto(url);
+});
+
+after(async () => {
+  await browser.close();
+  server.closeAllConnections();
+  server.close();
+});
+
+const ready = () => page.waitForSelector('#model-button[data-state=ready]');
+const settled = () => page.waitForFunction(() => document.querySelector('#stop').hidden && document.querySelector('#log').getAttribute('aria-busy') === 'false');
+const send = (text) => page.fill('#prompt', text).then(() => page.press('#prompt', 'Enter'));
+const say = async (text) => {
+  await send(text);
+  await settled();
+};
+const texts = (selector) => page.locator(selector).allInnerTexts();
+const last = '.turn:last-child';
+const things = () => page.locator('#things-body').innerText();
+
+test('a message typed while the model loads is sent once it is ready', async () => {
+  await send('what can you do?');
+  await page.getByText('I can set alarms and timers').first().waitFor();
+  await settled();
+  assert.match((await texts(`${last} .facts`))[0], /tokens\/s · \d+ tokens · first after .* prompt tokens from cache/);
+  assert.match(await page.textContent('#announcer'), /I can set alarms/);
+});
+
+test('the device is shown, with the reason for it', async () => {
+  assert.equal(await page.innerText('#device-chip'), 'CPU');
+  await page.click('#model-button');
+  const info = await page.innerText('#model-info');
+  for (const fact of ['10.4 M parameters, 12 blocks run as 24 layers', 'CPU', 'WebGPU', 'context of 1,024 tokens']) assert.ok(info.includes(fact), `${fact} in ${info}`);
+  await page.keyboard.press('Escape');
+});
+
+test('a timer is started and counts down', async () => {
+  await say('set a timer for 12 minutes');
+  assert.deepEqual(await texts(`${last} .card .status`), ['Done']);
+  assert.match((await texts(`${last} .card .running`))[0], /^11:5\d$|^12:00$/);
+  assert.match((await texts(`${last} .prose`))[0], /12 minutes/);
+});
+
+test('two calls in one answer, and a result read back', async () => {
+  await say('add oat milk and eggs to my shopping list');
+  assert.equal(await page.locator(`${last} .card.done`).count(), 2);
+  await say("what's on my shopping list?");
+  assert.deepEqual(await texts(`${last} .items li`), ['oat milk', 'eggs']);
+  assert.match((await texts(`${last} .prose`))[0], /oat milk and eggs/);
+  assert.match((await texts(`${last} .facts`))[0], /\b[1-9]\d* of \d+ prompt tokens from cache/);
+});
+
+test('a call is undone from its card, and redone without doubling by regenerating', async () => {
+  await say('Help me set an alarm at 7:30AM');
+  await page.click('#things-button');
+  assert.match(await things(), /7:30 AM/);
+  await page.hover(last);
+  await page.click(`${last} [aria-label=Regenerate]`);
+  await settled();
+  await page.click(`${last} .card button:has-text("Undo")`);
+  assert.deepEqual(await texts(`${last} .card .status`), ['Undone']);
+  assert.doesNotMatch(await things(), /7:30 AM/);
+});
+
+test('stop keeps what was said; the arrow key edits the last message', async () => {
+  await send('what can you do?');
+  await page.waitForFunction((turn) => document.querySelector(`${turn} .prose`)?.textContent.length > 5, last);
+  await page.keyboard.press('Escape');
+  await settled();
+  assert.ok((await texts(`${last} .hint`)).includes('Stopped.'));
+  const turns = await page.locator('.turn').count();
+  await page.press('#prompt', 'ArrowUp');
+  await page.keyboard.press('Control+A');
+  await page.keyboard.type("what's 15% of 240");
+  await page.keyboard.press('Enter');
+  await page.waitForFunction((turn) => document.querySelector(`${turn} .bubble`)?.textContent.startsWith('what'), last);
+  await settled();
+  assert.equal(await page.locator('.turn').count(), turns);
+  assert.deepEqual(await texts(`${last} .card .value`), ['36']);
+});
+
+test('a timer rings', async () => {
+  await say('set a timer for 2 seconds');
+  await page.waitForSelector('.toast.ring');
+  await page.click('.toast.ring [aria-label=Dismiss]');
+});
+
+test('conversation, timer and list are there after a reload, with cross-origin isolation', async () => {
+  const turns = await page.locator('.turn').count();
+  // Under the service worker from here on.
+  await page.evaluate(() => navigator.serviceWorker.ready);
+  await page.reload();
+  await ready();
+  await page.waitForSelector('.turn');
+  assert.equal(await page.locator('.turn').count(), turns);
+  assert.equal(await page.evaluate(() => crossOriginIsolated), true);
+  await page.click('#things-button');
+  assert.match(await things(), /\d+:\d\d[\s\S]*oat milk[\s\S]*eggs/);
+  await say('thanks');
+  assert.ok((await texts(`${last} .prose`))[0].length > 3);
+});
+
+test('with the network off, page and model load and chat', async () => {
+  await context.setOffline(true);
+  await page.reload();
+  await ready();
+  await say('how many miles is 5 km');
+  assert.deepEqual(await texts(`${last} .card .value`), ['3.11']);
+  await context.setOffline(false);
+});
+
+test('no error, no violation of the content security policy, no other origin', () => assert.deepEqual(complaints, []));

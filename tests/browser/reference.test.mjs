@@ -1,0 +1,75 @@
+// The demo model says in Chromium what PyTorch says, on both tiers, through the public API.
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { open } from '../lib/browser.mjs';
+import { dialogues, references } from '../lib/reference.mjs';
+
+/** Runs conversations in the page, each in its own session. */
+const answers = (page, conversations, tools) =>
+  page.evaluate(
+    async ({ conversations, tools }) => {
+      const results = [];
+      for (const { system, before, input } of conversations) {
+        const chat = await llm.session({ system, messages: before, tools });
+        const run = chat.send(input, { maxTokens: 200 });
+        let streamed = '';
+        const ids = [];
+        for await (const chunk of run) {
+          streamed += chunk.text;
+          ids.push(...chunk.tokenIds);
+        }
+        results.push({ ...(await run.result), streamed, streamedIds: ids });
+        chat.close();
+      }
+      return results;
+    },
+    { conversations, tools },
+  );
+
+for (const device of ['cpu', 'webgpu']) {
+  describe(device, () => {
+    let session;
+    before(async () => {
+      session = await open({ webgpu: 'software' });
+      const info = await session.page.evaluate(async (device) => {
+        globalThis.llm = await MobileLLM.load('/models/demo/', { device });
+        return llm.info;
+      }, device);
+      assert.equal(info.device, device);
+    });
+    after(() => session?.end());
+
+    test('all greedy continuations of reference.json', async () => {
+      const results = await answers(session.page, references);
+      for (const [i, { ids, text, promptTokens }] of references.entries()) {
+        const got = results[i];
+        assert.deepEqual(got.tokenIds, ids, `prompt ${i}`);
+        assert.deepEqual(got.streamedIds, ids, `prompt ${i}, streamed`);
+        assert.equal(got.text.trim(), text.trim(), `prompt ${i}`);
+        assert.equal(got.streamed, got.text, `prompt ${i}, streamed`);
+        assert.equal(got.usage.promptTokens, promptTokens, `prompt ${i}`);
+        assert.equal(got.finishReason, 'stop');
+      }
+    });
+
+    test('with tools, calls are taken out of the text', async () => {
+      const tools = await session.page.evaluate(async () => (await fetch('/models/demo/tools.json')).json());
+      const results = await answers(session.page, references, tools);
+      for (const [i, { ids, text, toolCalls }] of references.entries()) {
+        assert.deepEqual(results[i].tokenIds, ids, `prompt ${i}`);
+        assert.deepEqual(results[i].toolCalls, toolCalls, `prompt ${i}`);
+        assert.equal(results[i].text.trim(), toolCalls.length > 0 ? '' : text, `prompt ${i}`);
+        assert.equal(results[i].streamed, results[i].text, `prompt ${i}, streamed`);
+      }
+    });
+
+    if (device === 'webgpu') {
+      test('the first 40 dialogues of test-api-calls.jsonl', async () => {
+        const expected = dialogues(40);
+        const results = await answers(session.page, expected);
+        assert.deepEqual(results.map((got) => got.tokenIds), expected.map(({ ids }) => ids));
+        for (const [i, got] of results.entries()) assert.equal(got.usage.promptTokens, expected[i].promptTokens);
+      });
+    }
+  });
+}

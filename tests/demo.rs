@@ -1,0 +1,140 @@
+//! The demo model end to end, natively: folder -> engine -> text, against PyTorch's greedy answers.
+
+use mobilellm_web::backend::cpu::Cpu;
+use mobilellm_web::engine::{DeviceChoice, Engine, Event, OpenOptions, Options};
+use mobilellm_web::session::FinishReason;
+use mobilellm_web::tokenizer::ChatInput;
+use mobilellm_web::weights::source::{DirSource, NativeHost};
+use mobilellm_web::weights::{self, Checkpoint, NoStore};
+use pollster::block_on;
+use serde_json::Value;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+/// `<|call|>` and `<|end|>` of the demo model.
+const CALL: u32 = 6;
+const END: u32 = 8;
+
+fn open(threads: usize) -> Engine {
+    let source = DirSource::new(format!("{ROOT}/www/models/demo"));
+    let checkpoint =
+        Checkpoint::open(NativeHost::default(), source, NoStore::default(), weights::Options::default(), |_| ());
+    let options = OpenOptions { device: DeviceChoice::Cpu, ..OpenOptions::default() };
+    block_on(async {
+        let checkpoint = checkpoint.await.unwrap();
+        Engine::open(&checkpoint, &options, async |config| Ok(Cpu::with_threads(config, threads))).await.unwrap().0
+    })
+}
+
+fn fixture(name: &str) -> String {
+    std::fs::read_to_string(format!("{ROOT}/tests/fixtures/demo/{name}")).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+/// A greedy answer of at most 160 tokens: (text with control tokens, ids).
+fn answer(engine: &mut Engine, session: u32, prompt: &[u32]) -> (String, Vec<u32>) {
+    let options = Options { max_tokens: Some(160), special_tokens: true, ..Options::default() };
+    engine.begin(session, prompt, &options).unwrap();
+    let (mut text, mut chosen) = (String::new(), Vec::new());
+    loop {
+        match block_on(engine.next()).unwrap() {
+            Event::Prefill { .. } => {}
+            Event::Token { text: more, token_id, .. } => {
+                text.push_str(&more);
+                chosen.push(token_id);
+            }
+            Event::Done { text: more, finish_reason, usage, .. } => {
+                assert_eq!(finish_reason, FinishReason::Stop);
+                assert_eq!((usage.prompt_tokens, usage.completion_tokens), (prompt.len(), chosen.len()));
+                return (text + &more, chosen);
+            }
+        }
+    }
+}
+
+fn encode(engine: &Engine, messages: &[Value]) -> Vec<u32> {
+    let chat = ChatInput { messages, add_generation_prompt: true, ..ChatInput::default() };
+    engine.text().encode_chat(&chat).unwrap()
+}
+
+/// All 20 reference prompts: prompt ids, answer ids, answer text.
+#[test]
+fn reference_answers() {
+    let reference: Value = serde_json::from_str(&fixture("reference.json")).unwrap();
+    let prompts = reference["prompts"].as_array().unwrap();
+    assert_eq!(prompts.len(), 20);
+    for threads in [1, 2] {
+        let mut engine = open(threads);
+        let session = engine.open_session(1024).unwrap();
+        for case in prompts {
+            let prompt = encode(&engine, case["turns"].as_array().unwrap());
+            assert_eq!(prompt, ids(&case["token_ids"]));
+            let (text, chosen) = answer(&mut engine, session, &prompt);
+            assert_eq!(chosen, ids(&case["greedy_ids"]), "{}", case["text"]);
+            assert_eq!(text + "<|end|>", case["greedy_text"].as_str().unwrap());
+            let logits = block_on(engine.last_logits(&prompt)).unwrap();
+            for pair in case["last_position_top10"].as_array().unwrap() {
+                let (id, want) = (pair[0].as_u64().unwrap() as usize, pair[1].as_f64().unwrap() as f32);
+                assert!((logits[id] - want).abs() <= 2e-3, "logit of {id}: {} for {want}", logits[id]);
+            }
+        }
+    }
+}
+
+/// The calls of an answer: each `<|call|>` begins one; `None` if one is not JSON.
+fn calls(engine: &Engine, chosen: &[u32]) -> Option<Vec<Value>> {
+    let end = chosen.iter().position(|id| *id == END).unwrap_or(chosen.len());
+    let parts = chosen[..end].split(|id| *id == CALL).skip(1);
+    parts.map(|call| serde_json::from_str(&engine.text().tokenizer().decode(call, false)).ok()).collect()
+}
+
+/// Percent of equal ids, and of EM_intent and EM_structure, here and as PyTorch's answers scored, over the first `count`
+/// dialogues (definitions: `tests/reference/README.md`).
+fn api_calls(count: usize) {
+    let mut engine = open(2);
+    let session = engine.open_session(1024).unwrap();
+    let (calls_file, expected_file) = (fixture("test-api-calls.jsonl"), fixture("expected-greedy.jsonl"));
+    let (mut same, mut intent, mut structure, mut intent_reference, mut structure_reference) = (0, 0, 0, 0, 0);
+    for (case, expected) in calls_file.lines().zip(expected_file.lines()).take(count) {
+        let case: Value = serde_json::from_str(case).unwrap();
+        let expected: Value = serde_json::from_str(expected).unwrap();
+        assert_eq!(case["id"], expected["id"]);
+        let prompt = encode(&engine, case["messages"].as_array().unwrap());
+        assert_eq!(prompt.len() as u64, expected["prompt_tokens"].as_u64().unwrap());
+        let (_, chosen) = answer(&mut engine, session, &prompt);
+        same += usize::from(chosen == ids(&expected["greedy_ids"]));
+        let got = calls(&engine, &chosen);
+        let want = case["expected"]["tool_calls"].as_array().cloned().unwrap_or_default();
+        let names = |list: &[Value]| list.iter().map(|call| call["name"].clone()).collect::<Vec<_>>();
+        intent += usize::from(got.as_ref().is_some_and(|got| names(got) == names(&want)));
+        structure += usize::from(got.as_ref().is_some_and(|got| *got == want));
+        intent_reference += usize::from(expected["intent"] == true);
+        structure_reference += usize::from(expected["exact"] == true);
+    }
+    let percent = |n: usize| n as f64 * 100.0 / count as f64;
+    println!(
+        "{count} dialogues: ids as PyTorch's {:.2}%; EM_intent {:.2} (PyTorch {:.2}); EM_structure {:.2} (PyTorch {:.2})",
+        percent(same),
+        percent(intent),
+        percent(intent_reference),
+        percent(structure),
+        percent(structure_reference)
+    );
+    assert!(percent(same) >= 99.0);
+    assert!((percent(intent) - percent(intent_reference)).abs() <= 0.3);
+    assert!((percent(structure) - percent(structure_reference)).abs() <= 0.3);
+}
+
+#[test]
+fn first_300_api_calls() {
+    api_calls(300);
+}
+
+/// `npm run evaluate`.
+#[test]
+#[ignore = "a quarter of an hour: npm run evaluate"]
+fn all_api_calls() {
+    api_calls(1561);
+}

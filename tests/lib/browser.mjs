@@ -1,0 +1,72 @@
+// Chromium, and the server that it loads the built package and the page from.
+import { existsSync } from 'node:fs';
+import { delimiter, join } from 'node:path';
+import { chromium } from 'playwright-core';
+import { root } from '../../scripts/lib.mjs';
+import { serve } from '../../scripts/serve.mjs';
+import { faults } from './faults.mjs';
+
+/** CHROMIUM_PATH, or where systems and Playwright keep a Chromium. */
+function chromiumPath() {
+  const named = process.env.CHROMIUM_PATH;
+  if (named) {
+    if (existsSync(named)) return named;
+    throw new Error(`CHROMIUM_PATH is ${named}, which does not exist`);
+  }
+  const names = ['chromium', 'chromium-browser', 'google-chrome-stable', 'google-chrome'];
+  const usual = [
+    ...(process.env.PATH ?? '').split(delimiter).flatMap((folder) => names.map((name) => join(folder, name))),
+    '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome',
+    chromium.executablePath(),
+  ];
+  const found = usual.find((path) => path && existsSync(path));
+  if (!found) {
+    throw new Error('These tests need Chromium: install it (apt-get install chromium, or npx playwright-core install chromium) or set CHROMIUM_PATH');
+  }
+  return found;
+}
+
+/** WebGPU by SwiftShader, on any machine; or none at all. */
+const GPU_FLAGS = {
+  software: ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'],
+  none: ['--disable-features=WebGPU,WebGPUService', '--disable-blink-features=WebGPU'],
+};
+
+/** Starts Chromium; `webgpu`: 'software' or 'none'. */
+export async function launch({ webgpu, args = [], ...options }) {
+  return chromium.launch({
+    executablePath: chromiumPath(),
+    headless: true,
+    args: [
+      '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+      '--disable-component-update', '--disable-sync', ...GPU_FLAGS[webgpu], ...args,
+    ],
+    ...options,
+  });
+}
+
+/** Everything that is served to the tests: the page, the package, these files, and folders that misbehave. */
+export function serveTests(options = {}) {
+  return serve(
+    { '/': join(root, 'www'), '/pkg/': join(root, 'pkg'), '/tests/': join(root, 'tests') },
+    { intercept: faults, ...options },
+  );
+}
+
+/** A browser, a server, and an empty page in which the package can be imported; `end` ends all of it. */
+export async function open(options) {
+  const { server, url } = await serveTests();
+  const browser = await launch(options);
+  const page = await browser.newPage();
+  page.on('console', (message) => {
+    if (message.type() === 'error') console.error(`  [page] ${message.text()}`);
+  });
+  await page.goto(`${url}tests/lib/blank.html`);
+  await page.waitForFunction('globalThis.ready');
+  const end = async () => {
+    await browser.close();
+    server.closeAllConnections();
+    server.close();
+  };
+  return { browser, page, url, end };
+}
