@@ -245,7 +245,7 @@ pub struct Checkpoint<H, S, T: Store> {
     replaces: bool,
     /// The store failed, or the source needs none.
     bypass: Cell<bool>,
-    _in_use: Option<T::Lock>,
+    in_use: Option<T::Lock>,
 }
 
 impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoint<H, S, T> {
@@ -298,7 +298,7 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
                 let (count, bytes) = gone.fold((0, 0), |(n, bytes), (p, _)| (n + 1, bytes + p.len()));
                 if count == 0 {
                     let record = RefCell::new(record.clone());
-                    let _in_use = in_use;
+
                     return Ok(Self {
                         host,
                         source,
@@ -309,7 +309,7 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
                         record,
                         replaces: false,
                         bypass,
-                        _in_use,
+                        in_use,
                     });
                 }
                 on_event(Event::Evicted { pieces: count, of: pieces.len(), bytes });
@@ -331,7 +331,12 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         };
         let replaces = old.is_some_and(|old| old.complete && old.plan != record.plan);
         let record = RefCell::new(record);
-        Ok(Self { host, source, store, options, on_event, id, record, replaces, bypass, _in_use: in_use })
+        Ok(Self { host, source, store, options, on_event, id, record, replaces, bypass, in_use })
+    }
+
+    /// What is left to hold while the model is in use: until it is dropped, the stored copy cannot be deleted.
+    pub fn into_lease(self) -> Option<T::Lock> {
+        self.in_use
     }
 
     pub fn id(&self) -> &str {

@@ -81,7 +81,7 @@ pub trait Source {
 /// Given every record with its model, the keys of the pieces that are in use.
 pub type InUse<'a> = &'a dyn Fn(&[(String, String)]) -> HashSet<String>;
 
-/// Keeps pieces and records of models. Every method is one transaction: done wholly or not at all.
+/// Keeps pieces and records of models. What a method writes it writes in one transaction: wholly or not at all.
 #[allow(async_fn_in_trait)]
 pub trait Store {
     type Bytes: Buffer;
@@ -108,7 +108,7 @@ pub trait Store {
 
     async fn delete_record(&self, model: &str) -> Result<()>;
 
-    /// Deletes, in one transaction, every piece that is not in use. Returns how many.
+    /// Deletes every piece that was not in use at one moment. Returns how many.
     async fn collect(&self, used: InUse<'_>) -> Result<usize>;
 
     /// Free bytes of the storage quota, where that is known.
