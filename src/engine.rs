@@ -5,6 +5,8 @@
 
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+#[cfg(feature = "gpu")]
+use crate::backend::gpu::{Device, DeviceOptions, Gpu};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::model::{Loader, Model};
@@ -431,6 +433,8 @@ pub struct Info {
 /// A model on the backend that was chosen.
 pub enum Engine {
     Cpu(Loaded<Cpu>),
+    #[cfg(feature = "gpu")]
+    Gpu(Loaded<Gpu>),
 }
 
 /// Runs the expression on whichever backend is inside.
@@ -438,6 +442,8 @@ macro_rules! each {
     ($engine:expr, $loaded:ident => $result:expr) => {
         match $engine {
             Engine::Cpu($loaded) => $result,
+            #[cfg(feature = "gpu")]
+            Engine::Gpu($loaded) => $result,
         }
     };
 }
@@ -486,10 +492,48 @@ impl Engine {
             reason: "device: 'cpu' was asked for".into(),
             chat: text.has_chat_template(),
         };
+        #[cfg(feature = "gpu")]
+        if options.device != DeviceChoice::Cpu {
+            match Self::open_gpu(checkpoint, &config, &text, options.device).await {
+                Ok((loaded, device)) => {
+                    info.device = "webgpu";
+                    info.adapter = Some(device.name());
+                    info.features = device.features();
+                    info.reason = "WebGPU is available".into();
+                    return Ok((Engine::Gpu(loaded), info));
+                }
+                Err(error) if options.device == DeviceChoice::Auto && error.is_of_the_gpu() => {
+                    info.reason = error.to_string();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        #[cfg(not(feature = "gpu"))]
+        if options.device == DeviceChoice::WebGpu {
+            return Err(Error::WebGpuUnavailable { reason: "this build has no GPU backend".into() });
+        }
         let backend = cpu(&config).await?;
         info.features.push(Cpu::lanes().into());
         let loaded = Loaded::load(checkpoint, config, backend, text).await?;
         Ok((Engine::Cpu(loaded), info))
+    }
+
+    /// The model on the GPU. Under [`DeviceChoice::Auto`] a GPU that is itself a program on the CPU counts as none: the
+    /// CPU backend is faster.
+    #[cfg(feature = "gpu")]
+    async fn open_gpu<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>>(
+        checkpoint: &Checkpoint<H, S, T>,
+        config: &Config,
+        text: &Rc<TextModel>,
+        choice: DeviceChoice,
+    ) -> Result<(Loaded<Gpu>, Device)> {
+        let device = Device::open(&DeviceOptions::default()).await?;
+        if choice == DeviceChoice::Auto && device.is_software() {
+            return Err(Error::WebGpuUnavailable { reason: format!("{} computes on the CPU", device.name()) });
+        }
+        let gpu = Gpu::new(&device, config)?;
+        let loaded = Loaded::load(checkpoint, config.clone(), gpu, text.clone()).await?;
+        Ok((loaded, device))
     }
 
     pub fn text(&self) -> &Rc<TextModel> {

@@ -156,6 +156,12 @@ impl Error {
         }
     }
 
+    /// Whether another device might do: nothing is wrong with the model.
+    pub fn is_of_the_gpu(&self) -> bool {
+        use Error::{DeviceLost, Gpu, GpuOutOfMemory, WebGpuUnavailable};
+        matches!(self, WebGpuUnavailable { .. } | GpuOutOfMemory { .. } | DeviceLost { .. } | Gpu { .. })
+    }
+
     pub(crate) fn config(field: &str, problem: impl fmt::Display) -> Self {
         Error::Config { field: field.into(), problem: problem.to_string() }
     }

@@ -6,6 +6,7 @@
 use super::bytes::JsBytes;
 use super::fetch::{UrlSource, WebHttp};
 use super::host::WebHost;
+use crate::backend::cpu::Cpu;
 use crate::engine::{self, DeviceChoice, OpenOptions};
 use crate::error::{Error, Result};
 use crate::tokenizer::ChatInput;
@@ -223,6 +224,6 @@ async fn open<S: Source<Bytes = JsBytes> + 'static, T: Store<Bytes = JsBytes> + 
         }
     };
     let checkpoint = Checkpoint::open(WebHost, source, store, checkpoint::Options::default(), tell).await?;
-    let (inner, info) = engine::Engine::open(&checkpoint, options).await?;
+    let (inner, info) = engine::Engine::open(&checkpoint, options, async |config| Ok(Cpu::new(config))).await?;
     Ok(Engine { inner, info })
 }

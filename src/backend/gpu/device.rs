@@ -26,8 +26,14 @@ pub struct Device {
 
 #[derive(Default)]
 struct Fate {
-    error: Option<wgpu::Error>,
+    error: Option<Fault>,
     lost: Option<String>,
+}
+
+/// [`wgpu::Error`] holds JavaScript objects on the web, which a callback cannot share.
+enum Fault {
+    OutOfMemory,
+    Other(String),
 }
 
 impl Device {
@@ -59,7 +65,10 @@ impl Device {
         let log = fate.clone();
         device.on_uncaptured_error(Arc::new(move |error| {
             if let Ok(mut fate) = log.lock() {
-                fate.error.get_or_insert(error);
+                fate.error.get_or_insert_with(|| match error {
+                    wgpu::Error::OutOfMemory { .. } => Fault::OutOfMemory,
+                    other => Fault::Other(other.to_string()),
+                });
             }
         }));
         let log = fate.clone();
@@ -84,6 +93,11 @@ impl Device {
         let a = &self.adapter;
         let parts = [a.name.as_str(), a.driver.as_str(), a.driver_info.as_str()];
         parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What of the adapter is used beyond WebGPU's minimum.
+    pub fn features(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// Whether the "GPU" is a program on the CPU, slower than this crate's own.
@@ -117,10 +131,10 @@ impl Device {
         let fate = self.fate.lock().map_err(|_| Error::internal("the GPU error log is poisoned"))?;
         match (&fate.lost, &fate.error) {
             (Some(reason), _) => Err(Error::DeviceLost { reason: reason.clone() }),
-            (_, Some(wgpu::Error::OutOfMemory { .. })) => {
+            (_, Some(Fault::OutOfMemory)) => {
                 Err(Error::GpuOutOfMemory { what: "weights and KV cache".into(), bytes: self.allocated() })
             }
-            (_, Some(error)) => Err(Error::Gpu { problem: error.to_string() }),
+            (_, Some(Fault::Other(problem))) => Err(Error::Gpu { problem: problem.clone() }),
             (None, None) => Ok(()),
         }
     }
