@@ -7,6 +7,8 @@
 //! ```
 
 pub mod checkpoint;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod convert;
 pub mod http;
 pub mod models;
 pub mod plan;

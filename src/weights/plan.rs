@@ -153,6 +153,11 @@ impl Plan {
         {
             return Ok(plan);
         }
+        Self::of_weights(source).await
+    }
+
+    /// The same from the weight files alone.
+    pub(super) async fn of_weights<S: Source>(source: &S) -> Result<Self> {
         for whole in ["model.safetensors", "pytorch_model.bin"] {
             let index = format!("{whole}.index.json");
             if let Some(bytes) = source.read_all(&index, MAX_INDEX).await? {
@@ -215,7 +220,7 @@ impl Plan {
     }
 
     /// `None` if this is some other program's `manifest.json`.
-    fn from_manifest(text: &[u8]) -> Result<Option<Self>> {
+    pub(super) fn from_manifest(text: &[u8]) -> Result<Option<Self>> {
         #[derive(Deserialize)]
         struct Kind {
             format: String,
