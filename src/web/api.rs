@@ -108,7 +108,7 @@ pub struct Engine {
 impl Engine {
     /// Loads a model. `on_event` hears what [`checkpoint::Event`] says.
     pub async fn load(
-        #[wasm_bindgen(unchecked_param_type = "import('../../js/protocol.js').LoadRequest")] request: JsValue,
+        #[wasm_bindgen(unchecked_param_type = "object")] request: JsValue,
         #[wasm_bindgen(unchecked_param_type = "(event: any) => void")] on_event: Function,
     ) -> Js<Engine> {
         let request: LoadRequest = from_js(request)?;

@@ -640,7 +640,8 @@ fn changed(file: &FileMeta, what: &str, expected: &str, got: &str) -> Error {
 /// `https://host/folder/`, its query kept; only HTTP addresses.
 fn normal_base(url: &str) -> Result<String> {
     let url = url.split('#').next().unwrap_or_default();
-    if !url.starts_with("https://") && !url.starts_with("http://") {
+    // In Node the worker's `fetch` reads file: addresses; a browser's refuses them by itself.
+    if !["https://", "http://", "file://"].iter().any(|scheme| url.starts_with(scheme)) {
         return Err(Error::option("source", format!("{url:?} is not an http(s) address")));
     }
     let (path, query) = url.split_once('?').map_or((url, None), |(p, q)| (p, Some(q)));
