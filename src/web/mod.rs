@@ -3,5 +3,6 @@
 
 pub mod api;
 pub mod bytes;
+pub mod exchange;
 pub mod fetch;
 pub mod host;
