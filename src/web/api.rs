@@ -4,9 +4,12 @@
 //! numbers survive. Errors are thrown as `{ code, message, remedy }`.
 
 use super::bytes::JsBytes;
+use super::exchange;
 use super::fetch::{UrlSource, WebHttp};
 use super::host::WebHost;
+use crate::backend::Precision;
 use crate::backend::cpu::Cpu;
+use crate::config::Config;
 use crate::engine::{self, DeviceChoice, OpenOptions};
 use crate::error::{Error, Result};
 use crate::tokenizer::ChatInput;
@@ -36,7 +39,7 @@ impl From<Error> for JsValue {
     }
 }
 
-pub(super) fn to_js(value: &impl Serialize) -> Js<JsValue> {
+fn to_js(value: &impl Serialize) -> Js<JsValue> {
     value.serialize(&Serializer::json_compatible()).map_err(|e| Error::internal(e).into())
 }
 
@@ -85,6 +88,7 @@ struct LoadRequest {
     mirrors: Vec<String>,
     device: DeviceChoice,
     context_length: Option<usize>,
+    dtype: Precision,
 }
 
 impl LoadRequest {
@@ -106,15 +110,20 @@ pub struct Engine {
 
 #[wasm_bindgen]
 impl Engine {
-    /// Loads a model. `on_event` hears what [`checkpoint::Event`] says.
+    /// Loads a model. `on_event` hears what [`checkpoint::Event`] says; `start_threads` is that of [`super::exchange::cpu`].
     pub async fn load(
         #[wasm_bindgen(unchecked_param_type = "object")] request: JsValue,
         #[wasm_bindgen(unchecked_param_type = "(event: any) => void")] on_event: Function,
+        #[wasm_bindgen(
+            unchecked_optional_param_type = "(words: number, config: string, precision: string) => Promise<JsExchange | null>"
+        )]
+        start_threads: Option<Function>,
     ) -> Js<Engine> {
         let request: LoadRequest = from_js(request)?;
         let source = request.source()?;
+        let cpu = async |config: &Config| exchange::cpu(config, request.dtype, start_threads.as_ref()).await;
         let options = OpenOptions { device: request.device, context_length: request.context_length };
-        Ok(open(source, NoStore::<JsBytes>::default(), &options, on_event).await?)
+        Ok(open(source, NoStore::<JsBytes>::default(), &options, on_event, cpu).await?)
     }
 
     pub fn info(&self) -> Js<JsValue> {
@@ -216,6 +225,7 @@ async fn open<S: Source<Bytes = JsBytes> + 'static, T: Store<Bytes = JsBytes> + 
     store: T,
     options: &OpenOptions,
     on_event: Function,
+    cpu: impl AsyncFnOnce(&Config) -> Result<Cpu>,
 ) -> Result<Engine> {
     let tell = move |event: checkpoint::Event| {
         if let Ok(event) = to_js(&event) {
@@ -224,7 +234,6 @@ async fn open<S: Source<Bytes = JsBytes> + 'static, T: Store<Bytes = JsBytes> + 
         }
     };
     let checkpoint = Checkpoint::open(WebHost, source, store, checkpoint::Options::default(), tell).await?;
-    let (inner, info) =
-        engine::Engine::open(&checkpoint, options, async |config| Ok(Cpu::new(config, Precision::F16))).await?;
+    let (inner, info) = engine::Engine::open(&checkpoint, options, cpu).await?;
     Ok(Engine { inner, info })
 }
