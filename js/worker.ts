@@ -86,8 +86,8 @@ const ready = init({ module_or_path: node ? node.fs.readFileSync(wasmUrl) : wasm
 let engine: wasm.Engine | null = null;
 /** The page's session numbers -> the engine's. */
 const sessions = new Map<number, number>();
-/** Calls that are to end early. */
-const stopped = new Set<number>();
+/** The generation that is to end early. */
+let stopped = 0;
 let closing = false;
 
 function loaded(): wasm.Engine {
@@ -140,7 +140,7 @@ async function generate({ session, input, options }: Calls['generate'][0], id: n
     if (chunk.text || chunk.tokenIds.length > 0) post({ id, chunk });
   };
   for (;;) {
-    const stop = closing || stopped.has(id);
+    const stop = closing || stopped === id;
     const event = (stop ? engine.interrupt() : await engine.next()) as Event;
     if (event.type !== 'prefill') raw += event.text;
     if (event.type === 'token') {
@@ -170,7 +170,7 @@ async function generate({ session, input, options }: Calls['generate'][0], id: n
   }
 }
 
-const handlers: Handlers = {
+const handlers = ({
   async load(request, id) {
     const started = performance.now();
     const meter = new Meter((progress) => post({ id, progress }));
@@ -211,20 +211,19 @@ const handlers: Handlers = {
     engine = null;
     return null;
   },
-};
+} satisfies Partial<Handlers>) as unknown as Handlers;
 
 let tail: Promise<unknown> = ready;
 function receive(message: ToWorker): void {
   if ('stop' in message) {
-    stopped.add(message.id);
+    stopped = message.id;
     return;
   }
   const { id, call, args } = message;
   closing ||= call === 'close';
   tail = tail
     .then(() => handlers[call](args as never, id))
-    .then((result) => post({ id, result }), (error) => post({ id, error: toWire(error) }))
-    .then(() => stopped.delete(id));
+    .then((result) => post({ id, result }), (error) => post({ id, error: toWire(error) }));
 }
 
 installFileFetch();

@@ -8,8 +8,6 @@ import { writeShell } from './shell.mjs';
 
 /** Folder in pkg/wasm -> what the crate itself may use besides what its dependencies are built with. */
 const TIERS = { simd128: '', relaxed: '+relaxed-simd' };
-/** Features of WebAssembly that the optimiser may meet. */
-const WASM_FEATURES = ['simd', 'relaxed-simd', 'bulk-memory', 'nontrapping-float-to-int', 'sign-ext', 'mutable-globals', 'reference-types', 'multivalue'];
 
 setup();
 const at = (...path) => join(root, ...path);
@@ -33,14 +31,13 @@ for (const [tier, features] of Object.entries(TIERS)) {
       'rustc', '--lib', '--crate-type', 'cdylib', '--release', '--locked', '--target', 'wasm32-unknown-unknown', '--target-dir', target,
       '--', ...(features ? ['-C', `target-feature=${features}`] : []),
     ],
-    { env: { RUSTFLAGS: '-C target-feature=+simd128' } },
+    // Not stripped: a section says which features of WebAssembly are used, and the tools below go by it.
+    { env: { RUSTFLAGS: '-C target-feature=+simd128', CARGO_PROFILE_RELEASE_STRIP: 'none' } },
   );
   const wasm = join(target, 'wasm32-unknown-unknown/release/mobilellm_web.wasm');
-  run(bindgen(), ['--target', 'web', '--omit-default-module-path', '--out-dir', out, wasm]);
+  run(bindgen(), ['--target', 'web', '--omit-default-module-path', '--remove-name-section', '--remove-producers-section', '--out-dir', out, wasm]);
   const built = join(out, 'mobilellm_web_bg.wasm');
-  run(at('node_modules/.bin/wasm-opt'), [
-    '-O3', ...WASM_FEATURES.map((feature) => `--enable-${feature}`), built, '-o', built,
-  ]);
+  run(at('node_modules/.bin/wasm-opt'), ['-O3', '--strip-target-features', built, '-o', built]);
   writeFileSync(stamp, crate);
 }
 

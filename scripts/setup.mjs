@@ -29,7 +29,7 @@ export function setup() {
   }
   if (bindgen() === null) {
     // Not --locked: the tool's own lock file names crate versions that have been withdrawn from some registries.
-    run('cargo', ['install', 'wasm-bindgen-cli', '--version', bindgenVersion(), '--root', tools, '--no-default-features']);
+    run('cargo', ['install', 'wasm-bindgen-cli', '--version', bindgenVersion(), '--root', tools, '--bin', 'wasm-bindgen']);
   }
   const installed = join(root, 'node_modules', '.package-lock.json');
   const stale = () => statSync(join(root, 'package-lock.json')).mtimeMs > statSync(installed).mtimeMs;

@@ -108,7 +108,7 @@ pub struct Engine {
 impl Engine {
     /// Loads a model. `on_event` hears what [`checkpoint::Event`] says.
     pub async fn load(
-        #[wasm_bindgen(unchecked_param_type = "import('../../js/protocol.js').LoadRequest")] request: JsValue,
+        #[wasm_bindgen(unchecked_param_type = "object")] request: JsValue,
         #[wasm_bindgen(unchecked_param_type = "(event: any) => void")] on_event: Function,
     ) -> Js<Engine> {
         let request: LoadRequest = from_js(request)?;
@@ -224,6 +224,7 @@ async fn open<S: Source<Bytes = JsBytes> + 'static, T: Store<Bytes = JsBytes> + 
         }
     };
     let checkpoint = Checkpoint::open(WebHost, source, store, checkpoint::Options::default(), tell).await?;
-    let (inner, info) = engine::Engine::open(&checkpoint, options, async |config| Ok(Cpu::new(config))).await?;
+    let (inner, info) =
+        engine::Engine::open(&checkpoint, options, async |config| Ok(Cpu::new(config, Precision::F16))).await?;
     Ok(Engine { inner, info })
 }
