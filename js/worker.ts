@@ -1,7 +1,7 @@
 /** The worker: owns the engine and answers one call after the other. Between two tokens it lets messages in, so that a stop acts within one. */
 import init, * as wasm from 'wasm-glue';
 import { installFileFetch } from './file-fetch.js';
-import { invalidOption, toWire } from './errors.js';
+import { invalidOption, MobileLLMError, toWire } from './errors.js';
 import { node } from './platform.js';
 import { plainLength, splitToolCalls } from './toolcalls.js';
 import type { Call, Calls, FromWorker, Input, LoadRequest, ToWorker } from './protocol.js';
@@ -46,6 +46,13 @@ function warning(event: Exclude<LoadEvent, { type: 'progress' }>): EventDetail {
     case 'storage-failed':
       return { ...detail, reason: type, message: `the model is loaded but not kept: ${event.message}` };
   }
+}
+
+const NO_GPU = 'WebGPU is not available: there is no navigator.gpu here';
+
+function withoutGpu(wanted: LoadRequest['device']): 'cpu' {
+  if (wanted !== 'webgpu') return 'cpu';
+  throw new MobileLLMError('webgpu-unavailable', NO_GPU, "Load with device: 'auto' or 'cpu', or use a browser with WebGPU.");
 }
 
 /** Progress of a load, up to ready. */
@@ -173,15 +180,19 @@ async function generate({ session, input, options }: Calls['generate'][0], id: n
 const handlers = ({
   async load(request, id) {
     const started = performance.now();
+    // wgpu takes it for granted in some places that there is such a thing as a GPU.
+    const device = 'gpu' in (globalThis.navigator ?? {}) ? request.device : withoutGpu(request.device);
     const meter = new Meter((progress) => post({ id, progress }));
-    engine = await wasm.Engine.load(request, (event: LoadEvent) => {
+    engine = await wasm.Engine.load({ ...request, device }, (event: LoadEvent) => {
       if (event.type === 'progress') meter.add(event);
       else post({ event: 'warning', detail: warning(event) });
     });
     meter.ready();
     const now = performance.now();
+    const info = engine.info() as Omit<Info, 'timings'>;
     return {
-      ...(engine.info() as Omit<Info, 'timings'>),
+      ...info,
+      ...(request.device === 'auto' && device === 'cpu' ? { reason: NO_GPU } : {}),
       model: modelName(request),
       timings: { loadMs: now - started, initMs: now - meter.lastByte },
     };
