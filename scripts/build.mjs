@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
 import { filesUnder, fingerprint, root, run, target } from './lib.mjs';
 import { bindgen, setup } from './setup.mjs';
+import { writeShell } from './shell.mjs';
 
 /** Folder in pkg/wasm -> what the crate itself may use besides what its dependencies are built with. */
 const TIERS = { simd128: '', relaxed: '+relaxed-simd' };
@@ -56,7 +57,7 @@ const bundle = (entry, outfile, options = {}) =>
   });
 await Promise.all([
   bundle('index.ts', 'index.js'),
-  ...(existsSync(at('js/sw-helper.ts')) ? [bundle('sw-helper.ts', 'sw-helper.js')] : []),
+  bundle('sw-helper.ts', 'sw-helper.js'),
   ...Object.keys(TIERS).map((tier) =>
     bundle('worker.ts', `wasm/${tier}/worker.js`, {
       alias: { 'wasm-glue': at('target/bindgen', tier, 'mobilellm_web.js') },
@@ -65,6 +66,10 @@ await Promise.all([
   ),
 ]);
 run(process.execPath, [at('node_modules/typescript/bin/tsc'), '-p', root]);
+
+// The page: third-party modules, then the list of all that it needs offline.
+await import('./vendor.mjs');
+await writeShell(at('www'), at('pkg'));
 
 console.log('size            raw   gzip brotli (KB)');
 for (const path of filesUnder(at('pkg')).filter((path) => /\.(js|wasm)$/.test(path))) {

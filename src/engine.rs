@@ -246,6 +246,28 @@ impl<B: Backend> Loaded<B> {
         self.sessions.remove(&id);
     }
 
+    /// Takes over the sessions of a model whose device was lost: their caches start empty, so that the next prompt computes
+    /// its tokens again, and the answer under way goes on where it was.
+    fn inherit<A: Backend>(&mut self, old: Loaded<A>) -> Result<()> {
+        for (id, session) in &old.sessions {
+            let empty = Session::new(&mut self.model, session.capacity())?;
+            self.sessions.insert(*id, empty);
+        }
+        self.next_session = old.next_session;
+        self.active = old.active.map(|a| Active {
+            session: a.session,
+            generation: a.generation.replay(),
+            decoder: a.decoder,
+            stops: a.stops,
+            options: a.options,
+            prompt_tokens: a.prompt_tokens,
+            started: a.started,
+            first: a.first,
+            done: a.done,
+        });
+        Ok(())
+    }
+
     /// The ids that a session's cache holds.
     pub fn session_tokens(&self, id: u32) -> Result<&[u32]> {
         Ok(self.sessions.get(&id).ok_or(CLOSED)?.tokens())
@@ -534,6 +556,33 @@ impl Engine {
         let gpu = Gpu::new(&device, config)?;
         let loaded = Loaded::load(checkpoint, config.clone(), gpu, text.clone()).await?;
         Ok((loaded, device))
+    }
+
+    /// Loads the model again after its device was lost, and goes on: sessions stay open and the answer under way continues.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); the engine is as it was then, and this may be tried again.
+    pub async fn recover<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>>(
+        &mut self,
+        checkpoint: &Checkpoint<H, S, T>,
+        options: &OpenOptions,
+        cpu: impl AsyncFnOnce(&Config) -> Result<Cpu>,
+    ) -> Result<Info> {
+        let (fresh, info) = Self::open(checkpoint, options, cpu).await?;
+        match std::mem::replace(self, fresh) {
+            Engine::Cpu(old) => each!(self, loaded => loaded.inherit(old)?),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(old) => each!(self, loaded => loaded.inherit(old)?),
+        }
+        Ok(info)
+    }
+
+    /// Loses the GPU device on purpose, as a driver reset would; for tests of [`recover`](Self::recover).
+    pub fn lose_device(&mut self) {
+        #[cfg(feature = "gpu")]
+        if let Engine::Gpu(loaded) = self {
+            loaded.model.backend().device().destroy();
+        }
     }
 
     pub fn text(&self) -> &Rc<TextModel> {

@@ -224,6 +224,7 @@ async fn open<S: Source<Bytes = JsBytes> + 'static, T: Store<Bytes = JsBytes> + 
         }
     };
     let checkpoint = Checkpoint::open(WebHost, source, store, checkpoint::Options::default(), tell).await?;
-    let (inner, info) = engine::Engine::open(&checkpoint, options, async |config| Ok(Cpu::new(config))).await?;
+    let (inner, info) =
+        engine::Engine::open(&checkpoint, options, async |config| Ok(Cpu::new(config, Precision::F16))).await?;
     Ok(Engine { inner, info })
 }

@@ -4,4 +4,6 @@
 pub mod api;
 pub mod bytes;
 pub mod fetch;
+pub mod files;
 pub mod host;
+pub mod store;
