@@ -5,7 +5,7 @@ import { invalidOption, MobileLLMError, toWire } from './errors.js';
 import { node } from './platform.js';
 import { plainLength, splitToolCalls } from './toolcalls.js';
 import type { Call, Calls, FromWorker, Input, LoadRequest, ToWorker } from './protocol.js';
-import type { Chunk, EventDetail, GenerateResult, Info, LoadProgress, TokenLogprobs } from './types.js';
+import type { Chunk, Estimate, EventDetail, GenerateResult, Info, LoadProgress, TokenLogprobs } from './types.js';
 
 type Handlers = { [C in Call]: (args: Calls[C][0], id: number) => Calls[C][1] | Promise<Calls[C][1]> };
 
@@ -48,11 +48,24 @@ function warning(event: Exclude<LoadEvent, { type: 'progress' }>): EventDetail {
   }
 }
 
-const NO_GPU = 'WebGPU is not available: there is no navigator.gpu here';
+/** In Node 20 there is none. */
+const navigatorLike = (globalThis.navigator ?? {}) as { gpu?: { requestAdapter(): Promise<object | null> }; deviceMemory?: number };
 
-function withoutGpu(wanted: LoadRequest['device']): 'cpu' {
-  if (wanted !== 'webgpu') return 'cpu';
-  throw new MobileLLMError('webgpu-unavailable', NO_GPU, "Load with device: 'auto' or 'cpu', or use a browser with WebGPU.");
+/** What can be said about the device before anything is loaded; `reason` if it decides. */
+function chooseDevice({ device, dtype }: LoadRequest): { device: LoadRequest['device']; reason?: string } {
+  if (device === 'cpu') return { device };
+  // wgpu takes it for granted in some places that there is such a thing as a GPU.
+  if (!navigatorLike.gpu) {
+    const reason = 'WebGPU is not available: there is no navigator.gpu here';
+    if (device === 'auto') return { device: 'cpu', reason };
+    throw new MobileLLMError('webgpu-unavailable', reason, "Load with device: 'auto' or 'cpu', or use a browser with WebGPU.");
+  }
+  if (dtype === 'q8') {
+    const reason = "dtype 'q8' is computed on the CPU only";
+    if (device === 'auto') return { device: 'cpu', reason };
+    throw new MobileLLMError('unsupported-model', reason, "Load with dtype: 'f16', or with device: 'auto' or 'cpu'.");
+  }
+  return { device };
 }
 
 /** Progress of a load, up to ready. */
@@ -91,6 +104,7 @@ const ready = init({ module_or_path: node ? node.fs.readFileSync(wasmUrl) : wasm
 );
 
 let engine: wasm.Engine | null = null;
+let describe: () => Info;
 /** The page's session numbers -> the engine's. */
 const sessions = new Map<number, number>();
 /** The generation that is to end early. */
@@ -131,6 +145,30 @@ const breathe: () => Promise<void> = node
         });
     })();
 
+/** When GPU devices were lost, in milliseconds. */
+const losses: number[] = [];
+
+/** Runs work on the engine; if the GPU device is lost, loads the model again and goes on. Twice within a minute: on the CPU. */
+async function surviving<T>(work: () => Promise<T>): Promise<T> {
+  for (;;) {
+    try {
+      return await work();
+    } catch (error) {
+      const { code, message } = toWire(error);
+      if (code !== 'device-lost') throw error;
+      const now = performance.now();
+      const cpu = losses.some((loss) => now - loss < 60_000);
+      losses.push(now);
+      post({ event: 'devicelost', detail: { message } });
+      await loaded().recover(cpu);
+      const info = describe();
+      const restored = `the model is loaded again, on ${info.device}`;
+      if (info.device === 'cpu') post({ event: 'fallback', detail: { message: restored, info } });
+      post({ event: 'restored', detail: { message: restored, info } });
+    }
+  }
+}
+
 async function generate({ session, input, options }: Calls['generate'][0], id: number): Promise<Calls['generate'][1]> {
   const engine = loaded();
   const number = sessionOf(session);
@@ -148,7 +186,7 @@ async function generate({ session, input, options }: Calls['generate'][0], id: n
   };
   for (;;) {
     const stop = closing || stopped === id;
-    const event = (stop ? engine.interrupt() : await engine.next()) as Event;
+    const event = (stop ? engine.interrupt() : await surviving(() => engine.next())) as Event;
     if (event.type !== 'prefill') raw += event.text;
     if (event.type === 'token') {
       tokenIds.push(event.tokenId);
@@ -177,11 +215,10 @@ async function generate({ session, input, options }: Calls['generate'][0], id: n
   }
 }
 
-const handlers = ({
+const handlers: Handlers = {
   async load(request, id) {
     const started = performance.now();
-    // wgpu takes it for granted in some places that there is such a thing as a GPU.
-    const device = 'gpu' in (globalThis.navigator ?? {}) ? request.device : withoutGpu(request.device);
+    const { device, reason } = chooseDevice(request);
     const meter = new Meter((progress) => post({ id, progress }));
     engine = await wasm.Engine.load({ ...request, device }, (event: LoadEvent) => {
       if (event.type === 'progress') meter.add(event);
@@ -189,13 +226,15 @@ const handlers = ({
     });
     meter.ready();
     const now = performance.now();
-    const info = engine.info() as Omit<Info, 'timings'>;
-    return {
-      ...info,
-      ...(request.device === 'auto' && device === 'cpu' ? { reason: NO_GPU } : {}),
+    describe = () => ({
+      ...(engine!.info() as Omit<Info, 'timings' | 'dtype' | 'threads'>),
+      ...(reason && { reason }),
+      dtype: request.dtype,
+      threads: 1,
       model: modelName(request),
       timings: { loadMs: now - started, initMs: now - meter.lastByte },
-    };
+    });
+    return describe();
   },
   generate,
   openSession({ session, ...input }) {
@@ -216,13 +255,26 @@ const handlers = ({
   },
   tokenize: ({ text }) => [...loaded().tokenize(text)],
   detokenize: ({ ids }) => loaded().detokenize(Uint32Array.from(ids), false),
-  score: ({ context, continuations }) => loaded().score(context, continuations),
+  score: ({ context, continuations }) => surviving(() => loaded().score(context, continuations)),
+  availability: (request) => wasm.availability(request),
+  async estimate(request) {
+    const { freeBytes, ...sizes } = (await wasm.estimate(request)) as Omit<Estimate, 'fits'> & { freeBytes: number | null };
+    const adapter = await navigatorLike.gpu?.requestAdapter();
+    // A wasm memory ends at 4 GiB; the GPU's own limit is known only buffer by buffer, and the largest is a fraction of the model.
+    const cpu = sizes.cpuBytes < 2 ** 32 && (navigatorLike.deviceMemory === undefined || sizes.cpuBytes < navigatorLike.deviceMemory * 2 ** 30);
+    return { ...sizes, fits: { disk: freeBytes === null ? null : sizes.downloadBytes <= freeBytes, gpu: adapter ? null : false, cpu } };
+  },
+  listModels: () => wasm.listModels(),
+  async deleteModel(request) {
+    await wasm.deleteModel(request);
+    return null;
+  },
   close() {
     engine?.free();
     engine = null;
     return null;
   },
-} satisfies Partial<Handlers>) as unknown as Handlers;
+};
 
 let tail: Promise<unknown> = ready;
 function receive(message: ToWorker): void {
