@@ -27,7 +27,7 @@ use wasm_bindgen::prelude::*;
 
 const HUB: &str = "https://huggingface.co";
 
-type Js<T> = std::result::Result<T, JsValue>;
+pub(super) type Js<T> = std::result::Result<T, JsValue>;
 
 impl From<Error> for JsValue {
     fn from(error: Error) -> Self {
@@ -42,7 +42,7 @@ impl From<Error> for JsValue {
     }
 }
 
-fn to_js(value: &impl Serialize) -> Js<JsValue> {
+pub(super) fn to_js(value: &impl Serialize) -> Js<JsValue> {
     value.serialize(&Serializer::json_compatible()).map_err(|e| Error::internal(e).into())
 }
 
