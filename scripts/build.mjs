@@ -49,16 +49,20 @@ for (const tier of Object.keys(TIERS)) {
 }
 
 const { build } = await import('esbuild');
-const bundle = (entry, outfile, alias = {}) =>
+/** What an app bundles stays readable in its stack traces; the app's bundler makes it small. Nothing does that for the workers. */
+const bundle = (entry, outfile, options = {}) =>
   build({
-    entryPoints: [at('js', entry)], outfile: at('pkg', outfile), alias,
-    bundle: true, format: 'esm', target: 'es2022', minify: true, sourcemap: 'linked', logLevel: 'warning', absWorkingDir: root,
+    entryPoints: [at('js', entry)], outfile: at('pkg', outfile), bundle: true, format: 'esm', target: 'es2022', sourcemap: 'linked',
+    logLevel: 'warning', absWorkingDir: root, ...options,
   });
 await Promise.all([
   bundle('index.ts', 'index.js'),
   bundle('sw-helper.ts', 'sw-helper.js'),
   ...Object.keys(TIERS).map((tier) =>
-    bundle('worker.ts', `wasm/${tier}/worker.js`, { 'wasm-glue': at('target/bindgen', tier, 'mobilellm_web.js') }),
+    bundle('worker.ts', `wasm/${tier}/worker.js`, {
+      alias: { 'wasm-glue': at('target/bindgen', tier, 'mobilellm_web.js') },
+      minify: true,
+    }),
   ),
 ]);
 run(process.execPath, [at('node_modules/typescript/bin/tsc'), '-p', root]);

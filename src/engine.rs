@@ -486,9 +486,7 @@ impl Engine {
             bytes.map(|b| String::from_utf8(b).map_err(|_| Error::checkpoint(file, "not UTF-8"))).transpose()
         };
         let file = async |name: &str| checkpoint.file(name).await;
-        let config = text(file("config.json").await?, "config.json")?
-            .ok_or_else(|| Error::FileNotFound { file: "config.json".into(), searched: checkpoint.id().into() })?;
-        let config = Config::parse(&config)?;
+        let config = config(checkpoint).await?;
         let context_length = context_length(&config, options.context_length)?;
         let tokenizer_json = file("tokenizer.json").await?;
         let tokenizer_model = if tokenizer_json.is_none() { file("tokenizer.model").await? } else { None };
@@ -631,7 +629,18 @@ impl Engine {
     }
 }
 
-fn context_length(config: &Config, wanted: Option<usize>) -> Result<usize> {
+/// The configuration of a checkpoint.
+pub async fn config<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>>(
+    checkpoint: &Checkpoint<H, S, T>,
+) -> Result<Config> {
+    let file = checkpoint.file("config.json").await?;
+    let file =
+        file.ok_or_else(|| Error::FileNotFound { file: "config.json".into(), searched: checkpoint.id().into() })?;
+    Config::parse(&String::from_utf8(file).map_err(|_| Error::checkpoint("config.json", "not UTF-8"))?)
+}
+
+/// Tokens of KV cache: those wanted if the model can have so many, else its default.
+pub fn context_length(config: &Config, wanted: Option<usize>) -> Result<usize> {
     match wanted {
         None => Ok(config.max_positions.min(2048)),
         Some(n) if (1..=config.max_positions).contains(&n) => Ok(n),
