@@ -6,6 +6,7 @@
 use super::bytes::JsBytes;
 use super::fetch::{UrlSource, WebHttp};
 use super::host::WebHost;
+use crate::backend::Precision;
 use crate::backend::cpu::Cpu;
 use crate::engine::{self, DeviceChoice, OpenOptions};
 use crate::error::{Error, Result};
