@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
 import { filesUnder, fingerprint, root, run, target } from './lib.mjs';
 import { bindgen, setup } from './setup.mjs';
+import { writeShell } from './shell.mjs';
 
 /** Folder in pkg/wasm -> what the crate itself may use besides what its dependencies are built with. */
 const TIERS = { simd128: '', relaxed: '+relaxed-simd' };
@@ -48,19 +49,27 @@ for (const tier of Object.keys(TIERS)) {
 }
 
 const { build } = await import('esbuild');
-const bundle = (entry, outfile, alias = {}) =>
+/** What an app bundles stays readable in its stack traces; the app's bundler makes it small. Nothing does that for the workers. */
+const bundle = (entry, outfile, options = {}) =>
   build({
-    entryPoints: [at('js', entry)], outfile: at('pkg', outfile), alias,
-    bundle: true, format: 'esm', target: 'es2022', minify: true, sourcemap: 'linked', logLevel: 'warning', absWorkingDir: root,
+    entryPoints: [at('js', entry)], outfile: at('pkg', outfile), bundle: true, format: 'esm', target: 'es2022', sourcemap: 'linked',
+    logLevel: 'warning', absWorkingDir: root, ...options,
   });
 await Promise.all([
   bundle('index.ts', 'index.js'),
-  ...(existsSync(at('js/sw-helper.ts')) ? [bundle('sw-helper.ts', 'sw-helper.js')] : []),
+  bundle('sw-helper.ts', 'sw-helper.js'),
   ...Object.keys(TIERS).map((tier) =>
-    bundle('worker.ts', `wasm/${tier}/worker.js`, { 'wasm-glue': at('target/bindgen', tier, 'mobilellm_web.js') }),
+    bundle('worker.ts', `wasm/${tier}/worker.js`, {
+      alias: { 'wasm-glue': at('target/bindgen', tier, 'mobilellm_web.js') },
+      minify: true,
+    }),
   ),
 ]);
 run(process.execPath, [at('node_modules/typescript/bin/tsc'), '-p', root]);
+
+// The page: third-party modules, then the list of all that it needs offline.
+await import('./vendor.mjs');
+await writeShell(at('www'), at('pkg'));
 
 console.log('size            raw   gzip brotli (KB)');
 for (const path of filesUnder(at('pkg')).filter((path) => /\.(js|wasm)$/.test(path))) {

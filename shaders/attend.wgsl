@@ -18,8 +18,8 @@ const CHUNK = 1024u;
 
 @group(0) @binding(0) var<uniform> step: Step;
 @group(0) @binding(1) var<storage, read> q: array<vec4f>; // (rows, HEADS HEAD_DIM)
-@group(0) @binding(2) var<storage, read> keys: array<vec4u>; // (capacity, KV_HEADS HEAD_DIM) f16
-@group(0) @binding(3) var<storage, read> values: array<vec4u>;
+@group(0) @binding(2) var<storage, read> keys: array<vec4f>; // (capacity, KV_HEADS HEAD_DIM)
+@group(0) @binding(3) var<storage, read> values: array<vec4u>; // (capacity, KV_HEADS HEAD_DIM) f16
 @group(0) @binding(4) var<storage, read_write> a: array<f32>; // (rows, HEADS HEAD_DIM)
 
 var<workgroup> query: array<vec4f, 64>; // HEAD_DIM <= 256
@@ -62,12 +62,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) i:
         workgroupBarrier();
         var best = -3.4e38;
         for (var t = i; t < count; t += THREADS) {
-            let origin = (chunk + t) * stride + offset;
+            let origin = 2u * ((chunk + t) * stride + offset);
             var score = 0.0;
-            for (var k = 0u; k < width; k++) {
-                let w = keys[origin + k];
-                score += dot(vec4f(unpack2x16float(w.x), unpack2x16float(w.y)), query[2u * k])
-                    + dot(vec4f(unpack2x16float(w.z), unpack2x16float(w.w)), query[2u * k + 1u]);
+            for (var k = 0u; k < 2u * width; k++) {
+                score += dot(keys[origin + k], query[k]);
             }
             scores[t] = score;
             best = max(best, score);

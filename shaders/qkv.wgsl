@@ -1,4 +1,4 @@
-// q, k, v = W . RMSNorm(x); RoPE (half-split rotation) on q and k; k and v into the cache as f16. For few rows of x.
+// q, k, v = W . RMSNorm(x); RoPE (half-split rotation) on q and k; k and v into the cache, v as f16. For few rows of x.
 //
 // LANES threads share four rows of W: the two pairs (j, j + HEAD_DIM / 2), (j + 1, j + 1 + HEAD_DIM / 2) of a head, which
 // rotate together and pack into whole words. Each thread sums its part of x^2 beside the products, so that the norm
@@ -27,8 +27,8 @@ const GROUPS = 2u;
 @group(0) @binding(3) var<storage, read> weight: array<vec4u>; // ((HEADS + 2 KV_HEADS) HEAD_DIM, HIDDEN) f16
 @group(0) @binding(4) var<storage, read> rope: array<vec2f>; // (positions, HEAD_DIM / 2): cosine, sine
 @group(0) @binding(5) var<storage, read_write> q: array<f32>; // (rows, HEADS HEAD_DIM)
-@group(0) @binding(6) var<storage, read_write> keys: array<u32>; // (capacity, KV_HEADS HEAD_DIM) f16
-@group(0) @binding(7) var<storage, read_write> values: array<u32>;
+@group(0) @binding(6) var<storage, read_write> keys: array<f32>; // (capacity, KV_HEADS HEAD_DIM)
+@group(0) @binding(7) var<storage, read_write> values: array<u32>; // (capacity, KV_HEADS HEAD_DIM) f16
 
 var<workgroup> products: array<vec4f, LANES * GROUPS>;
 var<workgroup> squares: array<f32, LANES * GROUPS>;
@@ -91,13 +91,15 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
         q[to + half + 1u] = y.w;
     } else {
         let kv = head - HEADS;
-        let to = ((position * KV_HEADS + kv % KV_HEADS) * HEAD_DIM + j) / 2u;
+        let to = (position * KV_HEADS + kv % KV_HEADS) * HEAD_DIM + j;
         if kv < KV_HEADS {
-            keys[to] = pack2x16float(y.xy);
-            keys[to + half / 2u] = pack2x16float(y.zw);
+            keys[to] = y.x;
+            keys[to + 1u] = y.y;
+            keys[to + half] = y.z;
+            keys[to + half + 1u] = y.w;
         } else {
-            values[to] = pack2x16float(y.xy);
-            values[to + half / 2u] = pack2x16float(y.zw);
+            values[to / 2u] = pack2x16float(y.xy);
+            values[(to + half) / 2u] = pack2x16float(y.zw);
         }
     }
 }

@@ -1,4 +1,4 @@
-// The product qkv = W . RMSNorm(x) of many rows -> q rotated; k rotated and v into the cache as f16. One thread moves two
+// The product qkv = W . RMSNorm(x) of many rows -> q rotated; k rotated and v, as f16, into the cache. One thread moves two
 // pairs (j, j + HEAD_DIM / 2), (j + 1, j + 1 + HEAD_DIM / 2).
 
 struct Step {
@@ -17,8 +17,8 @@ override HEAD_DIM: u32 = 64u;
 @group(0) @binding(1) var<storage, read> y: array<f32>; // (rows, (HEADS + 2 KV_HEADS) HEAD_DIM)
 @group(0) @binding(2) var<storage, read> rope: array<vec2f>; // (positions, HEAD_DIM / 2): cosine, sine
 @group(0) @binding(3) var<storage, read_write> q: array<f32>; // (rows, HEADS HEAD_DIM)
-@group(0) @binding(4) var<storage, read_write> keys: array<u32>; // (capacity, KV_HEADS HEAD_DIM) f16
-@group(0) @binding(5) var<storage, read_write> values: array<u32>;
+@group(0) @binding(4) var<storage, read_write> keys: array<f32>; // (capacity, KV_HEADS HEAD_DIM)
+@group(0) @binding(5) var<storage, read_write> values: array<u32>; // (capacity, KV_HEADS HEAD_DIM) f16
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) at: vec3u) {
@@ -46,13 +46,15 @@ fn main(@builtin(global_invocation_id) at: vec3u) {
         q[to + half + 1u] = v.w;
     } else {
         let kv = head - HEADS;
-        let to = ((position * KV_HEADS + kv % KV_HEADS) * HEAD_DIM + j) / 2u;
+        let to = (position * KV_HEADS + kv % KV_HEADS) * HEAD_DIM + j;
         if kv < KV_HEADS {
-            keys[to] = pack2x16float(v.xy);
-            keys[to + half / 2u] = pack2x16float(v.zw);
+            keys[to] = v.x;
+            keys[to + 1u] = v.y;
+            keys[to + half] = v.z;
+            keys[to + half + 1u] = v.w;
         } else {
-            values[to] = pack2x16float(v.xy);
-            values[to + half / 2u] = pack2x16float(v.zw);
+            values[to / 2u] = pack2x16float(v.xy);
+            values[(to + half) / 2u] = pack2x16float(v.zw);
         }
     }
 }

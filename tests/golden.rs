@@ -126,7 +126,7 @@ fn cpu_on_three_threads() {
     check(|config| Cpu::with_threads(config, Precision::F16, 3), 2e-3);
 }
 
-/// Keys and values are held as f16.
+/// Values are held as f16.
 #[cfg(feature = "gpu")]
 #[test]
 fn gpu() {

@@ -2,7 +2,11 @@
 //! [`crate::weights`]. The only room that names `wasm_bindgen`, `web_sys` and `js_sys`.
 
 pub mod api;
+#[cfg(feature = "gpu")]
+pub mod bench;
 pub mod bytes;
 pub mod exchange;
 pub mod fetch;
+pub mod files;
 pub mod host;
+pub mod store;

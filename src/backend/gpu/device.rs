@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 /// What to ask of the system.
 #[derive(Debug, Clone, Default)]
 pub struct DeviceOptions {
-    /// Largest binding to use, in bytes, where the adapter would allow more; for tests of split matrices.
-    pub max_binding: Option<u64>,
+    /// Largest binding of an embedding table or head, in bytes, where the adapter would allow more; for tests of split ones.
+    pub max_table_binding: Option<u64>,
 }
 
 /// An open GPU device. Clones share it.
@@ -19,6 +19,7 @@ pub struct Device {
     pub(super) queue: wgpu::Queue,
     adapter: wgpu::AdapterInfo,
     max_binding: u64,
+    max_table_binding: u64,
     allocated: Rc<Cell<u64>>,
     /// The first error that no call returned, and the loss of the device.
     fate: Arc<Mutex<Fate>>,
@@ -77,9 +78,10 @@ impl Device {
                 fate.lost.get_or_insert(if message.is_empty() { format!("{reason:?}") } else { message });
             }
         });
-        let allowed = options.max_binding.unwrap_or(u64::MAX);
+        let max_binding = most.max_storage_buffer_binding_size.min(most.max_buffer_size);
         Ok(Device {
-            max_binding: most.max_storage_buffer_binding_size.min(most.max_buffer_size).min(allowed),
+            max_binding,
+            max_table_binding: max_binding.min(options.max_table_binding.unwrap_or(u64::MAX)),
             adapter: adapter.get_info(),
             allocated: Rc::default(),
             device,
@@ -110,9 +112,9 @@ impl Device {
         self.allocated.get()
     }
 
-    /// Largest storage binding, in bytes.
-    pub(super) fn max_binding(&self) -> u64 {
-        self.max_binding
+    /// Largest binding of a matrix that may be split by rows, in bytes.
+    pub(super) fn max_table_binding(&self) -> u64 {
+        self.max_table_binding
     }
 
     /// Why the device was lost, once it was.
@@ -123,6 +125,8 @@ impl Device {
     /// Loses the device on purpose; everything on it is freed.
     pub fn destroy(&self) {
         self.device.destroy();
+        // Natively the loss is told at the next poll, in browsers by itself.
+        let _ = self.device.poll(wgpu::PollType::Poll);
     }
 
     /// # Errors

@@ -1,5 +1,7 @@
 //! `mobilellm`: the engine without a browser, for debugging, tests and preparing checkpoints.
 
+mod convert;
+
 use clap::{Parser, Subcommand, ValueEnum};
 use mobilellm_web::backend::Precision;
 use mobilellm_web::backend::cpu::Cpu;
@@ -28,6 +30,10 @@ enum Command {
     Run(Run),
     /// Write a checkpoint with seeded random weights, for benchmarks and tests.
     Synth(Synth),
+    /// Rewrite a checkpoint as FP16 shards with a manifest of hashes.
+    Convert(convert::Convert),
+    /// Check a converted checkpoint against its manifest.
+    Verify(convert::Verify),
 }
 
 #[derive(clap::Args)]
@@ -88,6 +94,8 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(run) => pollster::block_on(answer(&run)),
         Command::Synth(synth) => write_synthetic(&synth),
+        Command::Convert(arguments) => convert::convert(&arguments),
+        Command::Verify(arguments) => convert::verify(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
