@@ -186,6 +186,6 @@ export function threadCount(wanted: number | null): { threads: number; reason: s
       reason: 'one CPU thread: the page is not cross-origin isolated (serve it with COOP: same-origin and COEP: require-corp, or use sw-helper)',
     };
   }
-  const cores = navigator.hardwareConcurrency || 1;
+  const cores = node ? node.os.availableParallelism() : navigator.hardwareConcurrency || 1;
   return { threads: wanted ?? cores, reason: null };
 }
