@@ -296,12 +296,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Loses the GPU device on purpose, as a driver reset would: for tests of [`recover`](Self::recover).
-    #[wasm_bindgen(js_name = loseDevice)]
-    pub fn lose_device(&mut self) {
-        self.inner.lose_device();
-    }
-
     pub fn info(&self) -> Js<JsValue> {
         to_js(&self.info)
     }
