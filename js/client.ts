@@ -53,7 +53,8 @@ export class Client {
     this.#port = open(
       relaxed,
       (message) => this.#receive(message),
-      (detail, cause) => this.end(crashedError(detail, cause)),
+      // The worker's own words, if it had any left, are on their way and say more.
+      (detail, cause) => void setTimeout(() => this.end(crashedError(detail, cause)), 20),
     );
     this.#port.hold(false);
   }
@@ -190,7 +191,8 @@ function browserPort(relaxed: boolean, receive: Receive, crash: Crash): Port {
 
 function nodePort(relaxed: boolean, receive: Receive, crash: Crash): Port {
   const script = `./wasm/${relaxed ? 'relaxed' : 'simd128'}/worker.js`;
-  const worker = new node!.threads.Worker(new URL(/* @vite-ignore */ /* webpackIgnore: true */ script, import.meta.url));
+  // The flags that this process was started with are not for the worker.
+  const worker = new node!.threads.Worker(new URL(/* @vite-ignore */ /* webpackIgnore: true */ script, import.meta.url), { execArgv: [] });
   worker.on('message', receive);
   worker.on('error', (error) => crash(error.message, error));
   worker.on('exit', (code) => crash(`it exited with code ${code}`));

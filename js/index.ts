@@ -20,7 +20,7 @@ import { Session, unlessAborted } from './session.js';
 import { resolveSource } from './source.js';
 import type { Call, Calls } from './protocol.js';
 import type {
-  Availability, Estimate, EstimateOptions, GenerateOptions, Info, LoadOptions, MobileLLMEventMap, ModelRecord, Run, Score,
+  Availability, Estimate, EstimateOptions, EventDetail, GenerateOptions, Info, LoadOptions, MobileLLMEventMap, ModelRecord, Run, Score,
   SessionOptions, Source, SourceOptions,
 } from './types.js';
 
@@ -36,17 +36,21 @@ type Overloads<Options> = {
 
 /** A loaded model. */
 export class MobileLLM extends EventTarget {
-  /** What is loaded and where it runs. */
-  readonly info: Info;
   declare addEventListener: Overloads<AddEventListenerOptions>;
   declare removeEventListener: Overloads<EventListenerOptions>;
   #client: Client;
+  #info: Info;
   #sessions = 0;
 
   private constructor(client: Client, info: Info) {
     super();
     this.#client = client;
-    this.info = info;
+    this.#info = info;
+  }
+
+  /** What is loaded and where it runs; changes with `fallback` and `restored`. */
+  get info(): Info {
+    return this.#info;
   }
 
   /**
@@ -58,7 +62,8 @@ export class MobileLLM extends EventTarget {
     const { signal, onProgress, request } = checkLoad(options);
     let llm: MobileLLM | undefined;
     const early: CustomEvent[] = [];
-    const onEvent = (type: string, detail: object) => {
+    const onEvent = (type: string, detail: EventDetail) => {
+      if (llm && detail.info) llm.#info = detail.info;
       const event = new CustomEvent(type, { detail });
       if (llm) llm.dispatchEvent(event);
       else early.push(event);
@@ -155,7 +160,7 @@ async function ask<C extends Call>(call: C, args: Calls[C][0], signal?: AbortSig
 /** Runs work on a new worker; the worker ends with a failure or an abort of it. */
 async function withClient<T>(
   signal: AbortSignal | undefined,
-  onEvent: (type: string, detail: object) => void,
+  onEvent: (type: string, detail: EventDetail) => void,
   work: (client: Client) => Promise<T>,
 ): Promise<T> {
   signal?.throwIfAborted();

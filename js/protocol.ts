@@ -1,7 +1,7 @@
 /** Every message between page and worker: types only. */
 import type { WireError } from './errors.js';
 import type {
-  Availability, Chunk, Estimate, GenerateResult, Info, LoadProgress, Message, ModelRecord, Score, Tool,
+  Availability, Chunk, Estimate, EventDetail, GenerateResult, Info, LoadProgress, Message, ModelRecord, Score, Tool,
 } from './types.js';
 
 /** Where a model's files are, resolved: the worker knows neither the page's address nor the user's spelling. */
@@ -84,6 +84,6 @@ export type FromWorker =
   | { id: number; error: WireError }
   | { id: number; chunk: Chunk }
   | { id: number; progress: LoadProgress }
-  | { event: 'fallback' | 'devicelost' | 'restored' | 'warning'; detail: { message: string } & Record<string, unknown> }
+  | { event: 'fallback' | 'devicelost' | 'restored' | 'warning'; detail: EventDetail }
   /** A panic: nothing of the worker can be used after it. */
   | { crashed: string };

@@ -252,9 +252,12 @@ export interface Estimate {
 export interface ModelRecord {
   /** As it was given to load: address or hub id. */
   source: string;
-  /** Commit, ETag or the like; null where the source has none. */
+  /** Commit of a hub's repository, else null. */
   revision: string | null;
+  /** Bytes that are there. */
   bytes: number;
+  /** Bytes of the whole model. */
+  totalBytes: number;
   /** Whether every piece is there. */
   complete: boolean;
   /** Milliseconds since 1970. */
@@ -264,6 +267,10 @@ export interface ModelRecord {
 /** Detail of the events of {@link MobileLLM}. */
 export interface EventDetail {
   message: string;
+  /** Of a `warning`: `waiting`, `evicted`, `repaired` or `storage-failed`. */
+  reason?: string;
+  /** Of `fallback` and `restored`: what {@link MobileLLM.info} is now. */
+  info?: Info;
   [key: string]: unknown;
 }
 

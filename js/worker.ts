@@ -1,11 +1,12 @@
 /** The worker: owns the engine and answers one call after the other. Between two tokens it lets messages in, so that a stop acts within one. */
 import init, * as wasm from 'wasm-glue';
 import { installFileFetch } from './file-fetch.js';
-import { invalidOption, toWire } from './errors.js';
+import { invalidOption, MobileLLMError, toWire } from './errors.js';
 import { node } from './platform.js';
 import { plainLength, splitToolCalls } from './toolcalls.js';
+import { Exchange, Team, threadCount, type FollowRequest } from './threads.js';
 import type { Call, Calls, FromWorker, Input, LoadRequest, ToWorker } from './protocol.js';
-import type { Chunk, EventDetail, GenerateResult, Info, LoadProgress, TokenLogprobs } from './types.js';
+import type { Chunk, Estimate, EventDetail, GenerateResult, Info, LoadProgress, TokenLogprobs } from './types.js';
 
 type Handlers = { [C in Call]: (args: Calls[C][0], id: number) => Calls[C][1] | Promise<Calls[C][1]> };
 
@@ -48,6 +49,26 @@ function warning(event: Exclude<LoadEvent, { type: 'progress' }>): EventDetail {
   }
 }
 
+/** In Node 20 there is none. */
+const navigatorLike = (globalThis.navigator ?? {}) as { gpu?: { requestAdapter(): Promise<object | null> }; deviceMemory?: number };
+
+/** What can be said about the device before anything is loaded; `reason` if it decides. */
+function chooseDevice({ device, dtype }: LoadRequest): { device: LoadRequest['device']; reason?: string } {
+  if (device === 'cpu') return { device };
+  // wgpu takes it for granted in some places that there is such a thing as a GPU.
+  if (!navigatorLike.gpu) {
+    const reason = 'WebGPU is not available: there is no navigator.gpu here';
+    if (device === 'auto') return { device: 'cpu', reason };
+    throw new MobileLLMError('webgpu-unavailable', reason, "Load with device: 'auto' or 'cpu', or use a browser with WebGPU.");
+  }
+  if (dtype === 'q8') {
+    const reason = "dtype 'q8' is computed on the CPU only";
+    if (device === 'auto') return { device: 'cpu', reason };
+    throw new MobileLLMError('unsupported-model', reason, "Load with dtype: 'f16', or with device: 'auto' or 'cpu'.");
+  }
+  return { device };
+}
+
 /** Progress of a load, up to ready. */
 class Meter {
   /** When the last byte arrived, in milliseconds. */
@@ -79,15 +100,42 @@ function modelName({ source }: LoadRequest): string {
 }
 
 const wasmUrl = new URL('./mobilellm_web_bg.wasm', import.meta.url);
-const ready = init({ module_or_path: node ? node.fs.readFileSync(wasmUrl) : wasmUrl }).then(() =>
-  wasm.onPanic((message: string) => post({ crashed: message })),
-);
+let module: WebAssembly.Module;
+let starting: Promise<void> | null = null;
+/** Compiles and starts the wasm, once. */
+const start = (): Promise<void> =>
+  (starting ??= (async () => {
+    module = node
+      ? await WebAssembly.compile(node.fs.readFileSync(wasmUrl))
+      : await WebAssembly.compileStreaming(fetch(wasmUrl)).catch(async () => WebAssembly.compile(await (await fetch(wasmUrl)).arrayBuffer()));
+    await init({ module_or_path: module });
+    wasm.onPanic((message: string) => post({ crashed: message }));
+  })());
+
+/** This worker as a CPU thread of another: blocks until that one ends. */
+async function follow({ module, shared, rank, count, words, config, precision }: FollowRequest): Promise<void> {
+  const say = (message: { following: true } | { failed: string }) => (port as { postMessage(m: unknown): void }).postMessage(message);
+  const exchange = new Exchange(shared, rank, count, words);
+  try {
+    await init({ module_or_path: module });
+    wasm.onPanic((message: string) => exchange.fail(message));
+    say({ following: true });
+    wasm.follow(config, precision, exchange);
+  } catch (error) {
+    // Where the failure came from another thread, that one said so already.
+    exchange.fail(String(error));
+    say({ failed: String(error) });
+  }
+}
+
+const team = new Team();
 
 let engine: wasm.Engine | null = null;
+let describe: () => Info;
 /** The page's session numbers -> the engine's. */
 const sessions = new Map<number, number>();
-/** Calls that are to end early. */
-const stopped = new Set<number>();
+/** The generation that is to end early. */
+let stopped = 0;
 let closing = false;
 
 function loaded(): wasm.Engine {
@@ -124,6 +172,30 @@ const breathe: () => Promise<void> = node
         });
     })();
 
+/** When GPU devices were lost, in milliseconds. */
+const losses: number[] = [];
+
+/** Runs work on the engine; if the GPU device is lost, loads the model again and goes on. Twice within a minute: on the CPU. */
+async function surviving<T>(work: () => Promise<T>): Promise<T> {
+  for (;;) {
+    try {
+      return await work();
+    } catch (error) {
+      const { code, message } = toWire(error);
+      if (code !== 'device-lost') throw error;
+      const now = performance.now();
+      const cpu = losses.some((loss) => now - loss < 60_000);
+      losses.push(now);
+      post({ event: 'devicelost', detail: { message } });
+      await loaded().recover(cpu);
+      const info = describe();
+      const restored = `the model is loaded again, on ${info.device}`;
+      if (info.device === 'cpu') post({ event: 'fallback', detail: { message: restored, info } });
+      post({ event: 'restored', detail: { message: restored, info } });
+    }
+  }
+}
+
 async function generate({ session, input, options }: Calls['generate'][0], id: number): Promise<Calls['generate'][1]> {
   const engine = loaded();
   const number = sessionOf(session);
@@ -140,8 +212,8 @@ async function generate({ session, input, options }: Calls['generate'][0], id: n
     if (chunk.text || chunk.tokenIds.length > 0) post({ id, chunk });
   };
   for (;;) {
-    const stop = closing || stopped.has(id);
-    const event = (stop ? engine.interrupt() : await engine.next()) as Event;
+    const stop = closing || stopped === id;
+    const event = (stop ? engine.interrupt() : await surviving(() => engine.next())) as Event;
     if (event.type !== 'prefill') raw += event.text;
     if (event.type === 'token') {
       tokenIds.push(event.tokenId);
@@ -173,18 +245,37 @@ async function generate({ session, input, options }: Calls['generate'][0], id: n
 const handlers: Handlers = {
   async load(request, id) {
     const started = performance.now();
+    const chosen = chooseDevice(request);
     const meter = new Meter((progress) => post({ id, progress }));
-    engine = await wasm.Engine.load(request, (event: LoadEvent) => {
+    const onEvent = (event: LoadEvent) => {
       if (event.type === 'progress') meter.add(event);
       else post({ event: 'warning', detail: warning(event) });
-    });
+    };
+    let { threads, reason } = threadCount(request.threads);
+    const startThreads = async (words: number, config: string, precision: string) => {
+      try {
+        return await team.start(import.meta.url, module, threads, words, config, precision);
+      } catch (error) {
+        [threads, reason] = [1, `one CPU thread: ${String(error)}`];
+        return null;
+      }
+    };
+    engine = await wasm.Engine.load({ ...request, device: chosen.device }, onEvent, threads > 1 ? startThreads : undefined);
     meter.ready();
     const now = performance.now();
-    return {
-      ...(engine.info() as Omit<Info, 'timings'>),
-      model: modelName(request),
-      timings: { loadMs: now - started, initMs: now - meter.lastByte },
+    describe = () => {
+      const info = engine!.info() as Omit<Info, 'timings' | 'threads' | 'dtype'>;
+      const onCpu = info.device === 'cpu';
+      return {
+        ...info,
+        reason: [chosen.reason ?? info.reason, onCpu && reason].filter(Boolean).join('; '),
+        dtype: request.dtype,
+        threads: onCpu ? threads : 0,
+        model: modelName(request),
+        timings: { loadMs: now - started, initMs: now - meter.lastByte },
+      };
     };
+    return describe();
   },
   generate,
   openSession({ session, ...input }) {
@@ -205,26 +296,44 @@ const handlers: Handlers = {
   },
   tokenize: ({ text }) => [...loaded().tokenize(text)],
   detokenize: ({ ids }) => loaded().detokenize(Uint32Array.from(ids), false),
-  score: ({ context, continuations }) => loaded().score(context, continuations),
+  score: ({ context, continuations }) => surviving(() => loaded().score(context, continuations)),
+  availability: (request) => wasm.availability(request),
+  async estimate(request) {
+    const { freeBytes, ...sizes } = (await wasm.estimate(request)) as Omit<Estimate, 'fits'> & { freeBytes: number | null };
+    const adapter = await navigatorLike.gpu?.requestAdapter();
+    // A wasm memory ends at 4 GiB; the GPU's own limit is known only buffer by buffer, and the largest is a fraction of the model.
+    const cpu = sizes.cpuBytes < 2 ** 32 && (navigatorLike.deviceMemory === undefined || sizes.cpuBytes < navigatorLike.deviceMemory * 2 ** 30);
+    return { ...sizes, fits: { disk: freeBytes === null ? null : sizes.downloadBytes <= freeBytes, gpu: adapter ? null : false, cpu } };
+  },
+  listModels: () => wasm.listModels(),
+  async deleteModel(request) {
+    await wasm.deleteModel(request);
+    return null;
+  },
   close() {
     engine?.free();
     engine = null;
+    team.end();
     return null;
   },
 };
 
-let tail: Promise<unknown> = ready;
-function receive(message: ToWorker): void {
+let tail: Promise<unknown> = Promise.resolve();
+function receive(message: ToWorker | { follow: FollowRequest }): void {
+  if ('follow' in message) {
+    void follow(message.follow);
+    return;
+  }
   if ('stop' in message) {
-    stopped.add(message.id);
+    stopped = message.id;
     return;
   }
   const { id, call, args } = message;
   closing ||= call === 'close';
   tail = tail
+    .then(start)
     .then(() => handlers[call](args as never, id))
-    .then((result) => post({ id, result }), (error) => post({ id, error: toWire(error) }))
-    .then(() => stopped.delete(id));
+    .then((result) => post({ id, result }), (error) => post({ id, error: toWire(error) }));
 }
 
 installFileFetch();

@@ -4,11 +4,10 @@ import { join } from 'node:path';
 import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
 import { filesUnder, fingerprint, root, run, target } from './lib.mjs';
 import { bindgen, setup } from './setup.mjs';
+import { writeShell } from './shell.mjs';
 
 /** Folder in pkg/wasm -> what the crate itself may use besides what its dependencies are built with. */
 const TIERS = { simd128: '', relaxed: '+relaxed-simd' };
-/** Features of WebAssembly that the optimiser may meet. */
-const WASM_FEATURES = ['simd', 'relaxed-simd', 'bulk-memory', 'nontrapping-float-to-int', 'sign-ext', 'mutable-globals', 'reference-types', 'multivalue'];
 
 setup();
 const at = (...path) => join(root, ...path);
@@ -32,14 +31,13 @@ for (const [tier, features] of Object.entries(TIERS)) {
       'rustc', '--lib', '--crate-type', 'cdylib', '--release', '--locked', '--target', 'wasm32-unknown-unknown', '--target-dir', target,
       '--', ...(features ? ['-C', `target-feature=${features}`] : []),
     ],
-    { env: { RUSTFLAGS: '-C target-feature=+simd128' } },
+    // Not stripped: a section says which features of WebAssembly are used, and the tools below go by it.
+    { env: { RUSTFLAGS: '-C target-feature=+simd128', CARGO_PROFILE_RELEASE_STRIP: 'none' } },
   );
   const wasm = join(target, 'wasm32-unknown-unknown/release/mobilellm_web.wasm');
-  run(bindgen(), ['--target', 'web', '--omit-default-module-path', '--out-dir', out, wasm]);
+  run(bindgen(), ['--target', 'web', '--omit-default-module-path', '--remove-name-section', '--remove-producers-section', '--out-dir', out, wasm]);
   const built = join(out, 'mobilellm_web_bg.wasm');
-  run(at('node_modules/.bin/wasm-opt'), [
-    '-O3', ...WASM_FEATURES.map((feature) => `--enable-${feature}`), built, '-o', built,
-  ]);
+  run(at('node_modules/.bin/wasm-opt'), ['-O3', '--strip-target-features', built, '-o', built]);
   writeFileSync(stamp, crate);
 }
 
@@ -51,19 +49,27 @@ for (const tier of Object.keys(TIERS)) {
 }
 
 const { build } = await import('esbuild');
-const bundle = (entry, outfile, alias = {}) =>
+/** What an app bundles stays readable in its stack traces; the app's bundler makes it small. Nothing does that for the workers. */
+const bundle = (entry, outfile, options = {}) =>
   build({
-    entryPoints: [at('js', entry)], outfile: at('pkg', outfile), alias,
-    bundle: true, format: 'esm', target: 'es2022', minify: true, sourcemap: 'linked', logLevel: 'warning', absWorkingDir: root,
+    entryPoints: [at('js', entry)], outfile: at('pkg', outfile), bundle: true, format: 'esm', target: 'es2022', sourcemap: 'linked',
+    logLevel: 'warning', absWorkingDir: root, ...options,
   });
 await Promise.all([
   bundle('index.ts', 'index.js'),
-  ...(existsSync(at('js/sw-helper.ts')) ? [bundle('sw-helper.ts', 'sw-helper.js')] : []),
+  bundle('sw-helper.ts', 'sw-helper.js'),
   ...Object.keys(TIERS).map((tier) =>
-    bundle('worker.ts', `wasm/${tier}/worker.js`, { 'wasm-glue': at('target/bindgen', tier, 'mobilellm_web.js') }),
+    bundle('worker.ts', `wasm/${tier}/worker.js`, {
+      alias: { 'wasm-glue': at('target/bindgen', tier, 'mobilellm_web.js') },
+      minify: true,
+    }),
   ),
 ]);
 run(process.execPath, [at('node_modules/typescript/bin/tsc'), '-p', root]);
+
+// The page: third-party modules, then the list of all that it needs offline.
+await import('./vendor.mjs');
+await writeShell(at('www'), at('pkg'));
 
 console.log('size            raw   gzip brotli (KB)');
 for (const path of filesUnder(at('pkg')).filter((path) => /\.(js|wasm)$/.test(path))) {

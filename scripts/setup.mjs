@@ -1,5 +1,5 @@
 // Sees to it that a machine with rustup and Node has what the build needs; does nothing that is already done.
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { output, root, run } from './lib.mjs';
 
@@ -29,10 +29,11 @@ export function setup() {
   }
   if (bindgen() === null) {
     // Not --locked: the tool's own lock file names crate versions that have been withdrawn from some registries.
-    run('cargo', ['install', 'wasm-bindgen-cli', '--version', bindgenVersion(), '--root', tools, '--no-default-features']);
+    run('cargo', ['install', 'wasm-bindgen-cli', '--version', bindgenVersion(), '--root', tools, '--bin', 'wasm-bindgen']);
   }
   const installed = join(root, 'node_modules', '.package-lock.json');
-  if (!existsSync(installed)) run('npm', ['ci', '--no-audit', '--no-fund']);
+  const stale = () => statSync(join(root, 'package-lock.json')).mtimeMs > statSync(installed).mtimeMs;
+  if (!existsSync(installed) || stale()) run('npm', ['ci', '--no-audit', '--no-fund']);
 }
 
 if (import.meta.filename === process.argv[1]) setup();

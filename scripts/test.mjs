@@ -9,7 +9,10 @@ const stages = {
     run('cargo', ['clippy', '--all-targets', '--', '-D', 'warnings']);
     run('cargo', ['test']);
   },
-  node: () => nodeTests('tests/node'),
+  node() {
+    nodeTests('tests/node');
+    nodeTests('tests/page');
+  },
   browser: () => nodeTests('tests/browser'),
 };
 

@@ -1,10 +1,9 @@
 // Copies the page's third-party modules, as published, from node_modules to www/vendor/ (generated, not tracked): the page has no
 // bundler and asks no other origin for anything.
 import { cp, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { join } from 'node:path';
+import { root } from './lib.mjs';
 
-const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const modules = join(root, 'node_modules');
 const out = join(root, 'www/vendor');
 

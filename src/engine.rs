@@ -246,6 +246,28 @@ impl<B: Backend> Loaded<B> {
         self.sessions.remove(&id);
     }
 
+    /// Takes over the sessions of a model whose device was lost: their caches start empty, so that the next prompt computes
+    /// its tokens again, and the answer under way goes on where it was.
+    fn inherit<A: Backend>(&mut self, old: Loaded<A>) -> Result<()> {
+        for (id, session) in &old.sessions {
+            let empty = Session::new(&mut self.model, session.capacity())?;
+            self.sessions.insert(*id, empty);
+        }
+        self.next_session = old.next_session;
+        self.active = old.active.map(|a| Active {
+            session: a.session,
+            generation: a.generation.replay(),
+            decoder: a.decoder,
+            stops: a.stops,
+            options: a.options,
+            prompt_tokens: a.prompt_tokens,
+            started: a.started,
+            first: a.first,
+            done: a.done,
+        });
+        Ok(())
+    }
+
     /// The ids that a session's cache holds.
     pub fn session_tokens(&self, id: u32) -> Result<&[u32]> {
         Ok(self.sessions.get(&id).ok_or(CLOSED)?.tokens())
@@ -464,9 +486,7 @@ impl Engine {
             bytes.map(|b| String::from_utf8(b).map_err(|_| Error::checkpoint(file, "not UTF-8"))).transpose()
         };
         let file = async |name: &str| checkpoint.file(name).await;
-        let config = text(file("config.json").await?, "config.json")?
-            .ok_or_else(|| Error::FileNotFound { file: "config.json".into(), searched: checkpoint.id().into() })?;
-        let config = Config::parse(&config)?;
+        let config = config(checkpoint).await?;
         let context_length = context_length(&config, options.context_length)?;
         let tokenizer_json = file("tokenizer.json").await?;
         let tokenizer_model = if tokenizer_json.is_none() { file("tokenizer.model").await? } else { None };
@@ -536,6 +556,33 @@ impl Engine {
         Ok((loaded, device))
     }
 
+    /// Loads the model again after its device was lost, and goes on: sessions stay open and the answer under way continues.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); the engine is as it was then, and this may be tried again.
+    pub async fn recover<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>>(
+        &mut self,
+        checkpoint: &Checkpoint<H, S, T>,
+        options: &OpenOptions,
+        cpu: impl AsyncFnOnce(&Config) -> Result<Cpu>,
+    ) -> Result<Info> {
+        let (fresh, info) = Self::open(checkpoint, options, cpu).await?;
+        match std::mem::replace(self, fresh) {
+            Engine::Cpu(old) => each!(self, loaded => loaded.inherit(old)?),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(old) => each!(self, loaded => loaded.inherit(old)?),
+        }
+        Ok(info)
+    }
+
+    /// Loses the GPU device on purpose, as a driver reset would; for tests of [`recover`](Self::recover).
+    pub fn lose_device(&mut self) {
+        #[cfg(feature = "gpu")]
+        if let Engine::Gpu(loaded) = self {
+            loaded.model.backend().device().destroy();
+        }
+    }
+
     pub fn text(&self) -> &Rc<TextModel> {
         each!(self, loaded => &loaded.text)
     }
@@ -582,7 +629,18 @@ impl Engine {
     }
 }
 
-fn context_length(config: &Config, wanted: Option<usize>) -> Result<usize> {
+/// The configuration of a checkpoint.
+pub async fn config<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>>(
+    checkpoint: &Checkpoint<H, S, T>,
+) -> Result<Config> {
+    let file = checkpoint.file("config.json").await?;
+    let file =
+        file.ok_or_else(|| Error::FileNotFound { file: "config.json".into(), searched: checkpoint.id().into() })?;
+    Config::parse(&String::from_utf8(file).map_err(|_| Error::checkpoint("config.json", "not UTF-8"))?)
+}
+
+/// Tokens of KV cache: those wanted if the model can have so many, else its default.
+pub fn context_length(config: &Config, wanted: Option<usize>) -> Result<usize> {
     match wanted {
         None => Ok(config.max_positions.min(2048)),
         Some(n) if (1..=config.max_positions).contains(&n) => Ok(n),

@@ -249,14 +249,25 @@ impl<B: Backend> Generation<B> {
         Step::Done(*self.finished.get_or_insert(reason))
     }
 
-    /// Forgets what was on the device: the next pulls compute prompt and answer so far anew, on an empty session,
-    /// and go on where the answer was.
-    pub fn replay(&mut self) {
+    /// The same answer for a model that is loaded anew, perhaps on another backend, with an empty session: the next pulls
+    /// compute prompt and answer so far, and go on where the answer was.
+    pub fn replay<C: Backend>(mut self) -> Generation<C> {
         self.prompt.extend_from_slice(&self.answer[self.replayed..]);
-        self.replayed = self.answer.len();
-        self.tickets.clear();
-        self.chosen = 0;
-        self.passes = 0;
+        Generation {
+            prompt: self.prompt,
+            cached: self.cached,
+            sampling: self.sampling,
+            stop_ids: self.stop_ids,
+            keep_logits: self.keep_logits,
+            limit: self.limit,
+            limit_reason: self.limit_reason,
+            tickets: VecDeque::new(),
+            replayed: self.answer.len(),
+            chosen: 0,
+            passes: 0,
+            answer: self.answer,
+            finished: self.finished,
+        }
     }
 
     fn prefill(&mut self, model: &mut Model<B>, session: &mut Session<B>) -> Result<Step> {

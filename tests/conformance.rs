@@ -1,5 +1,6 @@
 //! Every verb on every backend against the plain loops. The same suite runs in browsers.
 
+use mobilellm_web::backend::Precision;
 use mobilellm_web::backend::cpu::Cpu;
 use mobilellm_web::backend::cpu::naive::Naive;
 use mobilellm_web::conformance::check;
@@ -15,7 +16,7 @@ fn oracle() {
 #[test]
 fn cpu() {
     for threads in [1, 3] {
-        let make = |config: &_| Ok(Cpu::with_threads(config, threads));
+        let make = |config: &_| Ok(Cpu::with_threads(config, Precision::F16, threads));
         let report = pollster::block_on(check(make, 1e-4)).unwrap();
         println!("{threads} threads: {report}");
         report.into_result().unwrap();

@@ -1,11 +1,12 @@
 //! The demo model end to end, natively: folder -> engine -> text, against PyTorch's greedy answers.
 
+use mobilellm_web::backend::Precision;
 use mobilellm_web::backend::cpu::Cpu;
-use mobilellm_web::engine::{DeviceChoice, Engine, Event, OpenOptions, Options};
+use mobilellm_web::engine::{DeviceChoice, Engine, Event, Info, OpenOptions, Options};
 use mobilellm_web::session::FinishReason;
 use mobilellm_web::tokenizer::ChatInput;
 use mobilellm_web::weights::source::{DirSource, NativeHost};
-use mobilellm_web::weights::{self, Checkpoint, NoStore};
+use mobilellm_web::weights::{Checkpoint, NoStore};
 use pollster::block_on;
 use serde_json::Value;
 
@@ -14,15 +15,20 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const CALL: u32 = 6;
 const END: u32 = 8;
 
-fn open(threads: usize) -> Engine {
+type Folder = Checkpoint<NativeHost, DirSource, NoStore<Vec<u8>>>;
+
+fn checkpoint() -> Folder {
     let source = DirSource::new(format!("{ROOT}/www/models/demo"));
-    let checkpoint =
-        Checkpoint::open(NativeHost::default(), source, NoStore::default(), weights::Options::default(), |_| ());
-    let options = OpenOptions { device: DeviceChoice::Cpu, ..OpenOptions::default() };
-    block_on(async {
-        let checkpoint = checkpoint.await.unwrap();
-        Engine::open(&checkpoint, &options, async |config| Ok(Cpu::with_threads(config, threads))).await.unwrap().0
-    })
+    let opened = Checkpoint::open(NativeHost::default(), source, NoStore::default(), Default::default(), |_| ());
+    block_on(opened).unwrap()
+}
+
+fn open(device: DeviceChoice, threads: usize) -> (Engine, Info) {
+    let options = OpenOptions { device, ..OpenOptions::default() };
+    block_on(Engine::open(&checkpoint(), &options, async |config| {
+        Ok(Cpu::with_threads(config, Precision::F16, threads))
+    }))
+    .unwrap()
 }
 
 fn fixture(name: &str) -> String {
@@ -60,25 +66,79 @@ fn encode(engine: &Engine, messages: &[Value]) -> Vec<u32> {
 }
 
 /// All 20 reference prompts: prompt ids, answer ids, answer text.
-#[test]
-fn reference_answers() {
+fn reference_answers(mut engine: Engine, tolerance: f32) {
     let reference: Value = serde_json::from_str(&fixture("reference.json")).unwrap();
     let prompts = reference["prompts"].as_array().unwrap();
     assert_eq!(prompts.len(), 20);
+    let session = engine.open_session(1024).unwrap();
+    for case in prompts {
+        let prompt = encode(&engine, case["turns"].as_array().unwrap());
+        assert_eq!(prompt, ids(&case["token_ids"]));
+        let (text, chosen) = answer(&mut engine, session, &prompt);
+        assert_eq!(chosen, ids(&case["greedy_ids"]), "{}", case["text"]);
+        assert_eq!(text + "<|end|>", case["greedy_text"].as_str().unwrap());
+        let logits = block_on(engine.last_logits(&prompt)).unwrap();
+        for pair in case["last_position_top10"].as_array().unwrap() {
+            let (id, want) = (pair[0].as_u64().unwrap() as usize, pair[1].as_f64().unwrap() as f32);
+            assert!((logits[id] - want).abs() <= tolerance, "logit of {id}: {} for {want}", logits[id]);
+        }
+    }
+}
+
+#[test]
+fn reference_answers_on_the_cpu() {
     for threads in [1, 2] {
-        let mut engine = open(threads);
-        let session = engine.open_session(1024).unwrap();
-        for case in prompts {
-            let prompt = encode(&engine, case["turns"].as_array().unwrap());
-            assert_eq!(prompt, ids(&case["token_ids"]));
-            let (text, chosen) = answer(&mut engine, session, &prompt);
-            assert_eq!(chosen, ids(&case["greedy_ids"]), "{}", case["text"]);
-            assert_eq!(text + "<|end|>", case["greedy_text"].as_str().unwrap());
-            let logits = block_on(engine.last_logits(&prompt)).unwrap();
-            for pair in case["last_position_top10"].as_array().unwrap() {
-                let (id, want) = (pair[0].as_u64().unwrap() as usize, pair[1].as_f64().unwrap() as f32);
-                assert!((logits[id] - want).abs() <= 2e-3, "logit of {id}: {} for {want}", logits[id]);
+        let (engine, info) = open(DeviceChoice::Cpu, threads);
+        assert_eq!((info.device, info.executed_layers, info.parameters), ("cpu", 24, 10_426_624));
+        reference_answers(engine, 2e-3);
+    }
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn reference_answers_on_the_gpu() {
+    let (engine, info) = open(DeviceChoice::WebGpu, 1);
+    assert_eq!(info.device, "webgpu");
+    reference_answers(engine, 1e-2);
+}
+
+/// A device lost in mid-answer (and one lost while nothing runs): the model is loaded again, on the GPU or on the CPU, and the
+/// text is that of an undisturbed run.
+#[cfg(feature = "gpu")]
+#[test]
+fn lost_devices() {
+    let messages = [serde_json::json!({"role": "user", "content": "Help me set an alarm at 7:30AM"})];
+    let (mut engine, _) = open(DeviceChoice::WebGpu, 1);
+    let prompt = encode(&engine, &messages);
+    let session = engine.open_session(512).unwrap();
+    let (_, undisturbed) = answer(&mut engine, session, &prompt);
+    assert!(undisturbed.len() > 8, "{undisturbed:?}");
+    for (lost_after, next) in [(0, DeviceChoice::WebGpu), (1, DeviceChoice::WebGpu), (6, DeviceChoice::Cpu)] {
+        let (mut engine, _) = open(DeviceChoice::WebGpu, 1);
+        let session = engine.open_session(512).unwrap();
+        engine.begin(session, &prompt, &Options::default()).unwrap();
+        let (mut chosen, mut lost) = (Vec::new(), false);
+        loop {
+            if chosen.len() == lost_after && !lost {
+                engine.lose_device();
+                lost = true;
             }
+            match block_on(engine.next()) {
+                Ok(Event::Prefill { .. }) => {}
+                Ok(Event::Token { token_id, .. }) => chosen.push(token_id),
+                Ok(Event::Done { usage, .. }) => break assert_eq!(usage.completion_tokens, chosen.len()),
+                Err(error) => {
+                    assert_eq!(error.code(), "device-lost", "{error}");
+                    let options = OpenOptions { device: next, ..OpenOptions::default() };
+                    let cpu = async |config: &_| Ok(Cpu::new(config, Precision::F16));
+                    block_on(engine.recover(&checkpoint(), &options, cpu)).unwrap();
+                }
+            }
+        }
+        assert_eq!(chosen, undisturbed, "lost after {lost_after} tokens");
+        engine.lose_device();
+        if next == DeviceChoice::WebGpu {
+            assert_eq!(block_on(engine.last_logits(&prompt)).unwrap_err().code(), "device-lost");
         }
     }
 }
@@ -93,7 +153,7 @@ fn calls(engine: &Engine, chosen: &[u32]) -> Option<Vec<Value>> {
 /// Percent of equal ids, and of EM_intent and EM_structure, here and as PyTorch's answers scored, over the first `count`
 /// dialogues (definitions: `tests/reference/README.md`).
 fn api_calls(count: usize) {
-    let mut engine = open(2);
+    let (mut engine, _) = open(DeviceChoice::Cpu, 2);
     let session = engine.open_session(1024).unwrap();
     let (calls_file, expected_file) = (fixture("test-api-calls.jsonl"), fixture("expected-greedy.jsonl"));
     let (mut same, mut intent, mut structure, mut intent_reference, mut structure_reference) = (0, 0, 0, 0, 0);

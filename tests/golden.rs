@@ -6,7 +6,7 @@
 use half::f16;
 use mobilellm_web::backend::cpu::Cpu;
 use mobilellm_web::backend::cpu::naive::Naive;
-use mobilellm_web::backend::{Backend, Input};
+use mobilellm_web::backend::{Backend, Input, Precision};
 use mobilellm_web::config::Config;
 use mobilellm_web::model::{Loader, Model};
 use mobilellm_web::sampler::Sampling;
@@ -118,12 +118,12 @@ fn naive() {
 
 #[test]
 fn cpu() {
-    check(Cpu::new, 2e-3);
+    check(|config| Cpu::new(config, Precision::F16), 2e-3);
 }
 
 #[test]
 fn cpu_on_three_threads() {
-    check(|config| Cpu::with_threads(config, 3), 2e-3);
+    check(|config| Cpu::with_threads(config, Precision::F16, 3), 2e-3);
 }
 
 /// Values are held as f16.

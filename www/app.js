@@ -1,6 +1,6 @@
 // @ts-check
 import { $, announce, h, icon, toast } from './dom.js';
-import { callChecker } from './tools/calls.js';
+import { callChecker, trainedErrors } from './tools/calls.js';
 import { handlers, perform, randomBelow } from './tools/handlers.js';
 import { Things } from './tools/things.js';
 import { zoneIndex } from './tools/zones.js';
@@ -45,10 +45,12 @@ async function main() {
     },
   });
   const check = callChecker(tools);
+  const explains = trainedErrors(tools);
   const models = new Models();
   models.options = { ...models.options, ...(await store.get('load-options')) };
 
-  const chat = new Chat({ models, store, things, settings, tools, perform: (call) => perform(call, check, doers, things) });
+  const chat = new Chat({ models, store, things, settings, tools, explains, perform: (call) => perform(call, check, doers, things) });
+  models.leave = () => Promise.all([chat.stop(), completion.stop()]);
   settings.onSystem = () => void chat.renew();
   const completion = completionView({ models, store, settings });
   const panel = modelsPanel(models, store);

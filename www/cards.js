@@ -42,14 +42,14 @@ export function card(call, things, { undo }) {
   const el = h('section', { class: `card ${status.toLowerCase()}`, 'aria-label': `${titleOf(call.name)}: ${status}` });
   const args = Object.entries(call.arguments ?? {});
   const answer = call.ok ? Object.entries(call.result).filter(([k]) => k !== 'ok') : [];
-  const [live, control] = [h('div', { class: 'card-live' }), h('span')];
+  const [live, control] = [h('div', { class: 'card-live' }), h('span', { class: 'control' })];
 
   el.append(
     h('header', {}, icon(iconFor(call.name)), h('h3', {}, titleOf(call.name)), control, h('span', { class: 'status' }, status)),
     args.length ? h('dl', { class: 'args' }, ...args.map(([k, v]) => h('div', {}, h('dt', {}, k), h('dd', {}, String(v))))) : '',
-    ...answer.map(([, v]) => Array.isArray(v)
+    ...answer.map(([k, v]) => Array.isArray(v)
       ? v.length ? h('ul', { class: 'items' }, ...v.map((i) => h('li', {}, String(i)))) : h('p', { class: 'hint' }, 'Nothing there.')
-      : h('p', { class: 'value' }, String(v))),
+      : h('p', { class: k === 'duration' ? 'hint' : 'value' }, String(v))),
     call.ok === false ? h('p', { class: 'field-error' }, `${call.result.error}${call.note ? `: ${call.note}` : ''}`) : call.note ? h('p', { class: 'hint' }, call.note) : '',
     live,
     h('details', {}, h('summary', {}, 'Call and result'), h('pre', { tabIndex: 0 }, `${JSON.stringify({ name: call.name, arguments: call.arguments })}\n${pending ? '…' : JSON.stringify(call.result)}`)),

@@ -22,7 +22,8 @@ export class Chat {
   /** Turns before this one are no longer shown to the model. */ #from = 0;
   /** @type {any} */ #session = null;
   /** How many turns the session has seen. */ #seen = 0;
-  /** Length of the session's messages before each turn, to go back to. @type {Map<Turn, number>} */ #marks = new Map();
+  /** Messages that the session has yet to be told with the next one: results after a failure or a stop. @type {any[]} */ #owed = [];
+  /** The session before each turn, to go back to. @type {Map<Turn, { length: number, owed: any[] }>} */ #marks = new Map();
   /** The reply in progress. @type {{ run: any, stopped: boolean } | null} */ #current = null;
   /** @type {Promise<void>} */ #running = Promise.resolve();
   /** @type {Map<Turn, HTMLElement>} */ #views = new Map();
@@ -32,7 +33,7 @@ export class Chat {
 
   /**
    * @param {{ models: import('./models.js').Models, store: import('./store.js').Store, things: import('./tools/things.js').Things, settings: any,
-   *           tools: any[], perform(call: any): any }} deps
+   *           tools: any[], perform(call: any): any, explains(name: string, error: string): boolean }} deps
    */
   constructor(deps) {
     this.#deps = deps;
@@ -96,7 +97,7 @@ export class Chat {
   async clear() {
     await this.stop();
     this.#drop();
-    const before = { turns: this.turns, from: this.#from };
+    const before = { turns: this.turns, from: this.#from, key: this.#key };
     this.turns = [];
     this.#from = 0;
     this.#paintAll();
@@ -104,7 +105,8 @@ export class Chat {
     this.#save();
     if (before.turns.length === 0) return;
     toast('Conversation cleared', { seconds: 8, actions: [['Undo', () => {
-      if (this.turns.length) return;
+      // A conversation begun since, or another model's, is not replaced.
+      if (this.turns.length || this.#key !== before.key) return;
       this.turns = before.turns;
       this.#from = before.from;
       this.#paintAll();
@@ -130,6 +132,7 @@ export class Chat {
     this.#session?.close();
     this.#session = null;
     this.#seen = 0;
+    this.#owed = [];
     this.#marks.clear();
   }
 
@@ -146,8 +149,9 @@ export class Chat {
     if (undone) toast('Took back what the replaced reply had done', { detail: `${undone} change${undone === 1 ? '' : 's'} undone.` });
     if (at < this.#from) this.#from = 0;
     const mark = this.#marks.get(turn);
-    if (this.#session && mark !== undefined) {
-      this.#session.truncate(mark);
+    if (this.#session && mark) {
+      this.#session.truncate(mark.length);
+      this.#owed = mark.owed;
       this.#seen = at;
     } else this.#drop();
     this.#markForgotten();
@@ -166,19 +170,20 @@ export class Chat {
     this.#busy(true);
     try {
       const session = await this.#open(turn);
-      let input = /** @type {any} */ (turn.user);
-      this.#marks.set(turn, session.messages.length);
+      this.#marks.set(turn, { length: session.messages.length, owed: this.#owed });
+      this.#owed = [...this.#owed, { role: 'user', content: turn.user }];
       for (let i = 0; i < MAX_STEPS && !current.stopped; i += 1) {
         /** @type {Step} */
         const step = { text: '', calls: [] };
         turn.steps.push(step);
         const options = { ...settings.sampling(), ...(turn.warmth === undefined ? {} : { temperature: turn.warmth }) };
-        const run = (current.run = session.send(input, options));
+        const run = (current.run = session.send(this.#owed, options));
         for await (const chunk of run) {
           step.text += chunk.text;
           this.#paintSoon(turn);
         }
         const result = await run.result;
+        this.#owed = [];
         // What was left of a call when it was stopped is no text to show.
         if (result.finishReason !== 'abort') step.text = result.text;
         turn.runs.push({ usage: result.usage, timings: result.timings });
@@ -186,8 +191,13 @@ export class Chat {
         step.calls = (result.toolCalls ?? []).map((/** @type {any} */ c) => ({ name: c.name, arguments: c.arguments }));
         if (step.calls.length === 0) break;
         for (const call of step.calls) Object.assign(call, this.#deps.perform(call));
+        this.#owed = toolMessages(step.calls);
         this.#paintSoon(turn);
-        input = toolMessages(step.calls);
+        const unexplained = step.calls.filter((c) => c.ok === false && !this.#deps.explains(c.name, c.result.error));
+        if (unexplained.length) {
+          turn.steps.push({ text: unexplained.map(failure).join('\n\n'), calls: [] });
+          break;
+        }
       }
       if (current.stopped) turn.finish = 'abort';
       this.#seen = this.turns.indexOf(turn) + 1;
@@ -362,6 +372,9 @@ export class Chat {
     area.setSelectionRange(area.value.length, area.value.length);
   }
 }
+
+/** The page's own words. @param {import('./cards.js').CallState} call */
+const failure = (call) => `Sorry, that did not work: ${call.result.error}${call.note ? ` (${call.note.replace(/\.$/, '')})` : ''}.`;
 
 /** Enter sends, Shift+Enter breaks the line; Enter that ends an input-method composition does neither. @param {KeyboardEvent} e */
 export const isSubmit = (e) => e.key === 'Enter' && !e.shiftKey && !e.isComposing;

@@ -19,10 +19,23 @@ pub mod cpu;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 
+pub mod q8;
+
 use crate::error::Result;
 use crate::sampler::Sampling;
 use crate::weights::Bytes;
 use std::ops::Range;
+
+/// How weights are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// As published.
+    #[default]
+    F16,
+    /// 8-bit integers in groups with a scale ([`q8`]): half the memory.
+    Q8,
+}
 
 /// What a matrix is for: backends lay weights out accordingly. All are (out, in), row-major, as stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

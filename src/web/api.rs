@@ -4,19 +4,26 @@
 //! numbers survive. Errors are thrown as `{ code, message, remedy }`.
 
 use super::bytes::JsBytes;
+use super::exchange;
 use super::fetch::{UrlSource, WebHttp};
+use super::files::FilesSource;
 use super::host::WebHost;
+use super::store::IdbStore;
+use crate::backend::Precision;
 use crate::backend::cpu::Cpu;
+use crate::config::Config;
 use crate::engine::{self, DeviceChoice, OpenOptions};
 use crate::error::{Error, Result};
 use crate::tokenizer::ChatInput;
 use crate::weights::checkpoint::{self, Checkpoint};
-use crate::weights::{NoStore, Source, Store};
-use js_sys::{Date, Function};
+use crate::weights::plan::FileMeta;
+use crate::weights::{Source, models};
+use js_sys::{Array, Date, Function, Reflect};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_wasm_bindgen::Serializer;
 use std::cell::RefCell;
+use std::ops::Range;
 use wasm_bindgen::prelude::*;
 
 const HUB: &str = "https://huggingface.co";
@@ -68,33 +75,179 @@ pub fn on_panic(callback: Function) {
 }
 
 /// `ResolvedSource` of the protocol.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 enum Place {
     Url { url: String },
     Hub { id: String },
+    Files {},
 }
 
-/// `LoadRequest` of the protocol.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct LoadRequest {
+/// `SourceRequest` of the protocol.
+#[derive(Clone, Deserialize)]
+struct SourceRequest {
     source: Place,
     revision: String,
     token: Option<String>,
     mirrors: Vec<String>,
-    device: DeviceChoice,
-    context_length: Option<usize>,
+    cache: CacheChoice,
+    /// Of [`Place::Files`]: `{ path, file }` objects, which serde cannot carry.
+    #[serde(skip)]
+    files: Array,
 }
 
-impl LoadRequest {
-    fn source(&self) -> Result<UrlSource> {
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum CacheChoice {
+    IndexedDb,
+    None,
+}
+
+/// What `LoadRequest` of the protocol has besides.
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LoadOptions {
+    device: DeviceChoice,
+    context_length: Option<usize>,
+    dtype: Precision,
+}
+
+type WebCheckpoint = Checkpoint<WebHost, WebSource, IdbStore>;
+
+impl SourceRequest {
+    fn source(&self) -> Result<WebSource> {
         let token = self.token.clone();
-        match &self.source {
-            Place::Url { url } => UrlSource::folder(WebHttp, WebHost, url, token, &self.mirrors),
-            Place::Hub { id } => UrlSource::hub(WebHttp, WebHost, HUB, id, &self.revision, token, &self.mirrors),
-        }
+        let origin = match &self.source {
+            Place::Url { url } => Origin::Http(UrlSource::folder(WebHttp, WebHost, url, token, &self.mirrors)?),
+            Place::Hub { id } => {
+                Origin::Http(UrlSource::hub(WebHttp, WebHost, HUB, id, &self.revision, token, &self.mirrors)?)
+            }
+            Place::Files {} => Origin::Files(FilesSource::new(&self.files)?),
+        };
+        Ok(WebSource { origin, keep: self.cache == CacheChoice::IndexedDb })
     }
+
+    fn new(request: &JsValue) -> Result<Self> {
+        let get = |from: &JsValue, name: &str| Reflect::get(from, &name.into()).unwrap_or_default();
+        let files = get(&get(request, "source"), "files").dyn_into().unwrap_or_default();
+        Ok(SourceRequest { files, ..from_js(request.clone())? })
+    }
+
+    async fn checkpoint(&self, on_event: impl Fn(checkpoint::Event) + 'static) -> Result<WebCheckpoint> {
+        let options = checkpoint::Options::default();
+        Checkpoint::open(WebHost, self.source()?, IdbStore::default(), options, on_event).await
+    }
+}
+
+/// Whatever the files are in; `keep`: whether a copy is to be stored.
+struct WebSource {
+    origin: Origin,
+    keep: bool,
+}
+
+enum Origin {
+    Http(UrlSource),
+    Files(FilesSource),
+}
+
+macro_rules! each {
+    ($source:expr, $inner:ident => $result:expr) => {
+        match &$source.origin {
+            Origin::Http($inner) => $result,
+            Origin::Files($inner) => $result,
+        }
+    };
+}
+
+impl Source for WebSource {
+    type Bytes = JsBytes;
+
+    fn id(&self) -> String {
+        each!(self, s => s.id())
+    }
+
+    async fn stat(&self, name: &str) -> Result<Option<FileMeta>> {
+        each!(self, s => s.stat(name).await)
+    }
+
+    async fn read(&self, file: &FileMeta, range: Range<u64>, attempt: usize, on: &dyn Fn(u64)) -> Result<JsBytes> {
+        each!(self, s => s.read(file, range, attempt, on).await)
+    }
+
+    async fn read_all(&self, name: &str, limit: u64) -> Result<Option<JsBytes>> {
+        each!(self, s => s.read_all(name, limit).await)
+    }
+
+    fn ranged(&self, file: &FileMeta) -> bool {
+        each!(self, s => s.ranged(file))
+    }
+
+    fn commit(&self) -> Option<String> {
+        each!(self, s => s.commit())
+    }
+
+    fn pin(&self, commit: &str) {
+        each!(self, s => s.pin(commit))
+    }
+
+    fn remote(&self) -> bool {
+        self.keep && each!(self, s => s.remote())
+    }
+}
+
+/// How a model could be loaded now: `cached`, `partial`, `downloadable` or `unavailable`.
+#[wasm_bindgen]
+pub async fn availability(#[wasm_bindgen(unchecked_param_type = "object")] request: JsValue) -> Js<JsValue> {
+    let request = SourceRequest::new(&request)?;
+    to_js(&models::availability(WebHost, request.source()?, IdbStore::default()).await?)
+}
+
+/// What loading a model would take, in bytes; only its small files and headers are read.
+#[wasm_bindgen]
+pub async fn estimate(#[wasm_bindgen(unchecked_param_type = "object")] request: JsValue) -> Js<JsValue> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct EstimateOptions {
+        dtype: Precision,
+        context_length: Option<usize>,
+    }
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Estimate {
+        download_bytes: u64,
+        disk_bytes: u64,
+        gpu_bytes: u64,
+        cpu_bytes: u64,
+        free_bytes: Option<u64>,
+    }
+    let checkpoint = SourceRequest::new(&request)?.checkpoint(|_| {}).await?;
+    let request: EstimateOptions = from_js(request)?;
+    let config = engine::config(&checkpoint).await?;
+    let context = engine::context_length(&config, request.context_length)? as u64;
+    let sizes = checkpoint.sizes().await;
+    // An element of a cache: f16 or f32, by backend; q8: a byte, and a bf16 scale for 32 of them.
+    let cached = context * (config.order().len() * config.kv_width()) as u64;
+    let held = |bytes: f64| (config.parameters() as f64 * bytes) as u64;
+    let q8 = 1.0 + 2.0 / crate::backend::q8::GROUP as f64;
+    to_js(&Estimate {
+        download_bytes: sizes.missing_bytes,
+        disk_bytes: if checkpoint.source().remote() { sizes.total_bytes } else { 0 },
+        gpu_bytes: held(2.0) + cached * 6,
+        cpu_bytes: held(if request.dtype == Precision::Q8 { q8 } else { 2.0 }) + cached * 8,
+        free_bytes: sizes.free_bytes,
+    })
+}
+
+/// The models in the store.
+#[wasm_bindgen(js_name = listModels)]
+pub async fn list_models() -> Js<JsValue> {
+    to_js(&models::list(&IdbStore::default()).await?)
+}
+
+#[wasm_bindgen(js_name = deleteModel)]
+pub async fn delete_model(#[wasm_bindgen(unchecked_param_type = "object")] request: JsValue) -> Js<()> {
+    let request = SourceRequest::new(&request)?;
+    Ok(models::delete(&IdbStore::default(), &request.source()?.id()).await?)
 }
 
 /// A loaded model.
@@ -102,19 +255,45 @@ impl LoadRequest {
 pub struct Engine {
     inner: engine::Engine,
     info: engine::Info,
+    source: SourceRequest,
+    options: LoadOptions,
+    on_event: Function,
+    start_threads: Option<Function>,
+    /// While it lives, the stored copy cannot be deleted.
+    _checkpoint: WebCheckpoint,
 }
 
 #[wasm_bindgen]
 impl Engine {
-    /// Loads a model. `on_event` hears what [`checkpoint::Event`] says.
+    /// Loads a model. `on_event` hears what [`checkpoint::Event`] says; `start_threads` is that of [`super::exchange::cpu`].
     pub async fn load(
-        #[wasm_bindgen(unchecked_param_type = "import('../../js/protocol.js').LoadRequest")] request: JsValue,
+        #[wasm_bindgen(unchecked_param_type = "object")] request: JsValue,
         #[wasm_bindgen(unchecked_param_type = "(event: any) => void")] on_event: Function,
+        #[wasm_bindgen(
+            unchecked_optional_param_type = "(words: number, config: string, precision: string) => Promise<JsExchange | null>"
+        )]
+        start_threads: Option<Function>,
     ) -> Js<Engine> {
-        let request: LoadRequest = from_js(request)?;
-        let source = request.source()?;
-        let options = OpenOptions { device: request.device, context_length: request.context_length };
-        Ok(open(source, NoStore::<JsBytes>::default(), &options, on_event).await?)
+        let source = SourceRequest::new(&request)?;
+        let options: LoadOptions = from_js(request)?;
+        let checkpoint = source.checkpoint(teller(&on_event)).await?;
+        let (inner, info) =
+            engine::Engine::open(&checkpoint, &options.open(), options.cpu(start_threads.as_ref())).await?;
+        Ok(Engine { inner, info, source, options, on_event, start_threads, _checkpoint: checkpoint })
+    }
+
+    /// Loads the model again after its GPU device was lost, on the GPU or (`cpu`) on the CPU: sessions stay open and the answer
+    /// under way goes on.
+    pub async fn recover(&mut self, cpu: bool) -> Js<()> {
+        if cpu {
+            self.options.device = DeviceChoice::Cpu;
+        }
+        let checkpoint = self.source.checkpoint(teller(&self.on_event)).await?;
+        self.info = self
+            .inner
+            .recover(&checkpoint, &self.options.open(), self.options.cpu(self.start_threads.as_ref()))
+            .await?;
+        Ok(())
     }
 
     pub fn info(&self) -> Js<JsValue> {
@@ -211,19 +390,23 @@ impl Engine {
     }
 }
 
-async fn open<S: Source<Bytes = JsBytes> + 'static, T: Store<Bytes = JsBytes> + 'static>(
-    source: S,
-    store: T,
-    options: &OpenOptions,
-    on_event: Function,
-) -> Result<Engine> {
-    let tell = move |event: checkpoint::Event| {
+fn teller(on_event: &Function) -> impl Fn(checkpoint::Event) + use<> {
+    let on_event = on_event.clone();
+    move |event| {
         if let Ok(event) = to_js(&event) {
             // What the listener throws is its own matter.
             let _ = on_event.call1(&JsValue::NULL, &event);
         }
-    };
-    let checkpoint = Checkpoint::open(WebHost, source, store, checkpoint::Options::default(), tell).await?;
-    let (inner, info) = engine::Engine::open(&checkpoint, options, async |config| Ok(Cpu::new(config))).await?;
-    Ok(Engine { inner, info })
+    }
+}
+
+impl LoadOptions {
+    fn open(&self) -> OpenOptions {
+        OpenOptions { device: self.device, context_length: self.context_length }
+    }
+
+    fn cpu(&self, start: Option<&Function>) -> impl AsyncFnOnce(&Config) -> Result<Cpu> {
+        let precision = self.dtype;
+        async move |config: &Config| exchange::cpu(config, precision, start).await
+    }
 }

@@ -5,7 +5,10 @@ pub mod api;
 #[cfg(feature = "gpu")]
 pub mod bench;
 pub mod bytes;
+pub mod exchange;
 pub mod fetch;
+pub mod files;
 pub mod host;
+pub mod store;
 #[cfg(feature = "gpu")]
 pub mod webgpu;

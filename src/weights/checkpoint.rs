@@ -138,6 +138,17 @@ pub struct Report {
     pub persisted: bool,
 }
 
+/// What a load will cost, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sizes {
+    pub total_bytes: u64,
+    /// Those that are not stored.
+    pub missing_bytes: u64,
+    /// Free storage, where the browser tells.
+    pub free_bytes: Option<u64>,
+}
+
 /// What the store knows of a model: enough to load it with no network at all.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -163,15 +174,10 @@ impl Record {
         (record.version == RECORD_VERSION && record.wanted.len() == record.plan.tensors.len()).then_some(record)
     }
 
-    /// Keys of everything that belongs to the model.
-    pub fn keys(&self, id: &str) -> Vec<String> {
-        let pieces = pieces(id, &self.plan, &self.wanted).into_iter().map(|p| p.key);
-        pieces.chain(self.files.values().flatten().map(|(key, _)| key.clone())).collect()
-    }
-
-    pub fn bytes(&self, id: &str) -> u64 {
-        let pieces: u64 = pieces(id, &self.plan, &self.wanted).iter().map(Piece::len).sum();
-        pieces + self.files.values().flatten().map(|(_, size)| size).sum::<u64>()
+    /// Key and length of everything that belongs to the model.
+    pub fn parts(&self, id: &str) -> Vec<(String, u64)> {
+        let pieces = pieces(id, &self.plan, &self.wanted).into_iter().map(|p| (p.key.clone(), p.len()));
+        pieces.chain(self.files.values().flatten().cloned()).collect()
     }
 }
 
@@ -192,15 +198,21 @@ impl Piece {
     }
 }
 
-/// The pieces that hold bytes of wanted tensors. A file with a hash of its whole and none of its pieces is
+/// The pieces that hold bytes of wanted tensors, or those that told where the tensors are. A file with a hash of its whole and none of its pieces is
 /// needed wholly: nothing less can be verified.
 pub(super) fn pieces(id: &str, plan: &Plan, wanted: &[bool]) -> Vec<Piece> {
     let mut pieces = Vec::new();
     for (index, file) in plan.files.iter().enumerate() {
         let tensors = || plan.tensors.iter().zip(wanted).filter(|(t, wanted)| t.file == index && **wanted);
-        let wholly = file.sha256.is_some() && file.piece_sha256(0).is_none() && tensors().next().is_some();
+        if tensors().next().is_none() {
+            continue;
+        }
+        let wholly = file.sha256.is_some() && file.piece_sha256(0).is_none();
+        let checks = || plan.checks.iter().filter(|c| c.file == index);
         for (n, range) in file.ranges().enumerate() {
-            if !wholly && !tensors().any(|(t, _)| t.start < range.end && t.end() > range.start) {
+            let holds = |start, end| start < range.end && end > range.start;
+            let needed = tensors().any(|(t, _)| holds(t.start, t.end())) || checks().any(|c| holds(c.start, c.end));
+            if !wholly && !needed {
                 continue;
             }
             let sha256 = file.piece_sha256(n);
@@ -233,7 +245,7 @@ pub struct Checkpoint<H, S, T: Store> {
     replaces: bool,
     /// The store failed, or the source needs none.
     bypass: Cell<bool>,
-    _in_use: Option<T::Lock>,
+    in_use: Option<T::Lock>,
 }
 
 impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoint<H, S, T> {
@@ -286,7 +298,7 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
                 let (count, bytes) = gone.fold((0, 0), |(n, bytes), (p, _)| (n + 1, bytes + p.len()));
                 if count == 0 {
                     let record = RefCell::new(record.clone());
-                    let _in_use = in_use;
+
                     return Ok(Self {
                         host,
                         source,
@@ -297,7 +309,7 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
                         record,
                         replaces: false,
                         bypass,
-                        _in_use,
+                        in_use,
                     });
                 }
                 on_event(Event::Evicted { pieces: count, of: pieces.len(), bytes });
@@ -319,7 +331,12 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         };
         let replaces = old.is_some_and(|old| old.complete && old.plan != record.plan);
         let record = RefCell::new(record);
-        Ok(Self { host, source, store, options, on_event, id, record, replaces, bypass, _in_use: in_use })
+        Ok(Self { host, source, store, options, on_event, id, record, replaces, bypass, in_use })
+    }
+
+    /// What is left to hold while the model is in use: until it is dropped, the stored copy cannot be deleted.
+    pub fn into_lease(self) -> Option<T::Lock> {
+        self.in_use
     }
 
     pub fn id(&self) -> &str {
@@ -333,6 +350,19 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
     /// A copy of the plan.
     pub fn plan(&self) -> Plan {
         self.record.borrow().plan.clone()
+    }
+
+    /// What a load needs, before its first weight byte. Counts every tensor until a load has told which are wanted.
+    pub async fn sizes(&self) -> Sizes {
+        let pieces = {
+            let record = self.record.borrow();
+            pieces(&self.id, &record.plan, &record.wanted)
+        };
+        Sizes {
+            total_bytes: pieces.iter().map(Piece::len).sum(),
+            missing_bytes: self.missing(&pieces).await,
+            free_bytes: self.store.free().await,
+        }
     }
 
     /// A file beside the weights, whole; `None` if there is no such file.
@@ -377,6 +407,24 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
     }
 
     async fn load_inner(&self, sink: &mut dyn TensorSink) -> Result<Report> {
+        if let Some(report) = self.pass(sink, false).await? {
+            return Ok(report);
+        }
+        // The plan itself may come from the damaged bytes.
+        self.source.forget();
+        let plan = Plan::of(&self.source).await?;
+        {
+            let mut record = self.record.borrow_mut();
+            record.wanted = vec![true; plan.tensors.len()];
+            record.plan = plan;
+            record.complete = false;
+        }
+        self.pass(sink, true).await?.ok_or_else(|| Error::internal("the last pass asks for another"))
+    }
+
+    /// Feeds the sink once. `None` if a file whose pieces have no hashes of their own turned out damaged: its pieces are
+    /// thrown away and everything is to start over. The `last` pass fails instead.
+    async fn pass(&self, sink: &mut dyn TensorSink, last: bool) -> Result<Option<Report>> {
         let plan = self.plan();
         let wanted = sink.begin(&plan.infos())?;
         if wanted.len() != plan.tensors.len() {
@@ -418,6 +466,7 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
 
         let parallel = if plan.files.iter().all(|f| self.source.ranged(f)) { PARALLEL } else { 1 };
         let mut whole = WholeFile::default();
+        let mut checks = Checks(plan.checks.iter().map(|_| sha2::Sha256::new()).collect());
         let mut digests = BTreeMap::new();
         let mut arriving = stream::iter(&pieces)
             .map(|piece| self.piece(piece, &plan.files[piece.file], &progress, phase))
@@ -426,14 +475,22 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
             let (piece, bytes, sha256) = bytes?;
             digests.insert(piece.key.clone(), sha256);
             let file = &plan.files[piece.file];
-            if let Some(expected) = file.sha256
-                && piece.sha256.is_none()
-                && let Some(got) = whole.update(piece, file, &bytes)
-                && got != expected
-            {
+            let sound = match whole.pass(piece, file, &bytes) {
+                Ok(()) => checks.pass(&plan, piece, &bytes),
+                damaged => damaged,
+            };
+            if let Err(damaged) = sound {
                 let keys: Vec<_> = pieces.iter().filter(|p| p.file == piece.file).map(|p| p.key.clone()).collect();
-                let _ = self.store.delete_pieces(&keys).await;
-                return Err(integrity(&file.name, "the whole file", expected, got));
+                if !self.bypass.get()
+                    && let Err(error) = self.store.delete_pieces(&keys).await
+                {
+                    self.storage_failed(&error);
+                }
+                if last {
+                    return Err(damaged);
+                }
+                (self.on_event)(Event::Repaired { file: file.name.clone(), piece: "the whole file".into() });
+                return Ok(None);
             }
             for (number, tensor) in plan.tensors.iter().enumerate() {
                 let (start, end) = (tensor.start.max(piece.range.start), tensor.end().min(piece.range.end));
@@ -452,13 +509,13 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         self.record.borrow_mut().digests = digests;
         let persisted = self.finish(progress.downloaded() > 0).await;
         drop(download_lock);
-        Ok(Report {
+        Ok(Some(Report {
             total_bytes: progress.total,
             cached_bytes: progress.cached.get(),
             downloaded_bytes: progress.downloaded(),
             stored: !self.bypass.get(),
             persisted,
-        })
+        }))
     }
 
     /// Bytes of the pieces that are not in the store.
@@ -614,7 +671,7 @@ pub(super) async fn collect<T: Store>(store: &T) -> Result<usize> {
             let mut used = HashSet::new();
             for (id, record) in records {
                 if let Some(record) = Record::parse(record) {
-                    used.extend(record.keys(id.trim_end_matches(NEXT)));
+                    used.extend(record.parts(id.trim_end_matches(NEXT)).into_iter().map(|(key, _)| key));
                 }
             }
             used
@@ -623,9 +680,9 @@ pub(super) async fn collect<T: Store>(store: &T) -> Result<usize> {
 }
 
 /// Marks the record of a new version of a model while the old version is still the complete one.
-const NEXT: &str = "#next";
+pub(super) const NEXT: &str = "#next";
 
-fn next(id: &str) -> String {
+pub(super) fn next(id: &str) -> String {
     format!("{id}{NEXT}")
 }
 
@@ -665,20 +722,53 @@ impl<B: Bytes> Bytes for Window<'_, B> {
     }
 }
 
+/// Compares the bytes that the plan was read from with those of the pieces, as these pass by in order.
+struct Checks(Vec<sha2::Sha256>);
+
+impl Checks {
+    fn pass(&mut self, plan: &Plan, piece: &Piece, bytes: &impl Bytes) -> Result<()> {
+        for (check, hasher) in plan.checks.iter().zip(&mut self.0) {
+            let (start, end) = (check.start.max(piece.range.start), check.end.min(piece.range.end));
+            if check.file != piece.file || start >= end {
+                continue;
+            }
+            hash(hasher, bytes, (start - piece.range.start) as usize..(end - piece.range.start) as usize);
+            if end == check.end {
+                let got = Digest(hasher.finalize_reset().into());
+                if got != check.sha256 {
+                    let label = format!("header at bytes {}-{}", check.start, check.end);
+                    return Err(integrity(&plan.files[check.file].name, &label, check.sha256, got));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Hashes through a small block: the bytes may lie outside wasm memory.
+fn hash(hasher: &mut sha2::Sha256, bytes: &impl Bytes, range: Range<usize>) {
+    let mut block = vec![0; range.len().min(1 << 16)];
+    for at in range.clone().step_by(1 << 16) {
+        let n = block.len().min(range.end - at);
+        bytes.read(at, &mut block[..n]);
+        hasher.update(&block[..n]);
+    }
+}
+
 /// SHA-256 of a file whose pieces pass by in order.
 #[derive(Default)]
 struct WholeFile(sha2::Sha256);
 
 impl WholeFile {
-    /// The file's hash, once its last piece has passed.
-    fn update(&mut self, piece: &Piece, file: &FileMeta, bytes: &impl Bytes) -> Option<Digest> {
-        let mut block = vec![0; 1 << 16];
-        for at in (0..bytes.len()).step_by(block.len()) {
-            let n = block.len().min(bytes.len() - at);
-            bytes.read(at, &mut block[..n]);
-            self.0.update(&block[..n]);
+    /// Fails when the last piece has passed and the hash of all is not the file's.
+    fn pass(&mut self, piece: &Piece, file: &FileMeta, bytes: &impl Bytes) -> Result<()> {
+        let Some(expected) = file.sha256.filter(|_| piece.sha256.is_none()) else { return Ok(()) };
+        hash(&mut self.0, bytes, 0..bytes.len());
+        if piece.range.end < file.size {
+            return Ok(());
         }
-        (piece.range.end == file.size).then(|| Digest(self.0.finalize_reset().into()))
+        let got = Digest(self.0.finalize_reset().into());
+        if got == expected { Ok(()) } else { Err(integrity(&file.name, "the whole file", expected, got)) }
     }
 }
 

@@ -7,10 +7,19 @@
 //! ```
 
 pub mod checkpoint;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod convert;
 pub mod http;
+pub mod models;
 pub mod plan;
 pub mod safetensors;
 pub mod source;
+pub mod torch;
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod twins;
 
 pub use checkpoint::{Abort, Checkpoint, Event, Options, Phase, Progress, Report};
 pub use source::{Host, NoStore, Source, Store};
@@ -140,7 +149,7 @@ impl TensorInfo {
 
 /// Takes the tensors of a checkpoint as their bytes arrive: the model under construction.
 pub trait TensorSink {
-    /// Called once with every tensor of the checkpoint, before any bytes: is it needed, has it the right shape, is any missing?
+    /// Called with every tensor of the checkpoint, before any bytes (again, to start from nothing, if a file turned out damaged): is it needed, has it the right shape, is any missing?
     /// Returns for each whether its bytes are wanted.
     fn begin(&mut self, tensors: &[TensorInfo]) -> Result<Vec<bool>>;
 

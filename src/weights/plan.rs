@@ -1,16 +1,21 @@
 //! Which tensor lies where in which file: read from a manifest, an index, or the files' own headers.
 
 use super::source::Source;
-use super::{Buffer, Bytes, Dtype, TensorInfo, safetensors};
+use super::{Buffer, Dtype, TensorInfo, safetensors, torch};
 use crate::error::{Error, Result};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 
 /// Longest piece, in bytes: the unit of download, verification and storage.
+#[cfg(not(test))]
 pub const PIECE: u64 = 16 << 20;
+/// Small, so that tests of many pieces are fast.
+#[cfg(test)]
+pub const PIECE: u64 = 4 << 10;
 /// Name of our own list of files, hashes and tensors.
 pub const MANIFEST: &str = "manifest.json";
 /// Longest manifest or index that is read, in bytes.
@@ -117,11 +122,24 @@ impl TensorPlan {
     }
 }
 
-/// The files of a checkpoint and the tensors in them, sorted by file and offset.
+/// Bytes that the plan was read from: when they pass by as part of a verified piece they must be the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// Index into [`Plan::files`].
+    pub file: usize,
+    pub start: u64,
+    pub end: u64,
+    pub sha256: Digest,
+}
+
+/// The files of a checkpoint and the tensors in them, sorted by file and offset.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     pub files: Vec<FileMeta>,
     pub tensors: Vec<TensorPlan>,
+    /// Sorted by file and offset.
+    #[serde(default)]
+    pub checks: Vec<Check>,
     /// Files beside the weights whose hash is known (configuration, tokenizer).
     #[serde(default)]
     pub others: Vec<FileMeta>,
@@ -135,14 +153,18 @@ impl Plan {
         {
             return Ok(plan);
         }
+        Self::of_weights(source).await
+    }
+
+    /// The same from the weight files alone.
+    pub(super) async fn of_weights<S: Source>(source: &S) -> Result<Self> {
         for whole in ["model.safetensors", "pytorch_model.bin"] {
             let index = format!("{whole}.index.json");
             if let Some(bytes) = source.read_all(&index, MAX_INDEX).await? {
                 return Self::from_index(source, &index, &bytes.to_vec()).await;
             }
             if let Some(file) = source.stat(whole).await? {
-                let tensors = file_tensors(source, &file).await?;
-                return Self::assemble(vec![(file, tensors)], Vec::new());
+                return Self::assemble(vec![file_tensors(source, file).await?], Vec::new());
             }
         }
         Err(Error::FileNotFound { file: "model.safetensors (or pytorch_model.bin)".into(), searched: source.id() })
@@ -153,11 +175,15 @@ impl Plan {
         self.tensors.iter().map(|t| t.info.clone()).collect()
     }
 
-    fn assemble(files: Vec<(FileMeta, Vec<(TensorInfo, u64)>)>, others: Vec<FileMeta>) -> Result<Self> {
-        let mut plan = Self { files: Vec::new(), tensors: Vec::new(), others };
-        for (file, (meta, tensors)) in files.into_iter().enumerate() {
+    fn assemble(files: Vec<FileTensors>, others: Vec<FileMeta>) -> Result<Self> {
+        let mut plan = Self { others, ..Self::default() };
+        for (file, FileTensors { meta, tensors, read }) in files.into_iter().enumerate() {
             plan.files.push(meta);
             plan.tensors.extend(tensors.into_iter().map(|(info, start)| TensorPlan { info, file, start }));
+            plan.checks.extend(read.into_iter().map(|(range, sha256)| {
+                let Range { start, end } = range;
+                Check { file, start, end, sha256 }
+            }));
         }
         let mut seen = HashMap::new();
         for tensor in &plan.tensors {
@@ -177,15 +203,15 @@ impl Plan {
                     .stat(name)
                     .await?
                     .ok_or_else(|| Error::FileNotFound { file: name.clone(), searched: source.id() })?;
-                let tensors = file_tensors(source, &file).await?;
-                let found: HashSet<_> = tensors.iter().map(|(t, _)| t.name.as_str()).collect();
+                let file = file_tensors(source, file).await?;
+                let found: HashSet<_> = file.tensors.iter().map(|(t, _)| t.name.as_str()).collect();
                 if let Some(missing) = promised.iter().find(|t| !found.contains(t.as_str())) {
                     return Err(Error::tensor(missing, format!("{index} places it in {name}, which does not hold it")));
                 }
-                if let Some((extra, _)) = tensors.iter().find(|(t, _)| !promised.contains(&t.name)) {
+                if let Some((extra, _)) = file.tensors.iter().find(|(t, _)| !promised.contains(&t.name)) {
                     return Err(Error::tensor(&extra.name, format!("is in {name}, but {index} does not say so")));
                 }
-                Ok((file, tensors))
+                Ok(file)
             })
             .buffered(8)
             .try_collect()
@@ -194,7 +220,7 @@ impl Plan {
     }
 
     /// `None` if this is some other program's `manifest.json`.
-    fn from_manifest(text: &[u8]) -> Result<Option<Self>> {
+    pub(super) fn from_manifest(text: &[u8]) -> Result<Option<Self>> {
         #[derive(Deserialize)]
         struct Kind {
             format: String,
@@ -215,40 +241,40 @@ impl Plan {
         if manifest.piece_size != PIECE {
             return refuse(format!("piece_size {} is not {PIECE}", manifest.piece_size));
         }
-        let mut files = Vec::new();
+        let mut files = Vec::<FileTensors>::new();
         for file in manifest.files {
             check_name(MANIFEST, &file.name)?;
             let pieces = if file.size > PIECE { file.size.div_ceil(PIECE) } else { 0 };
             if file.pieces.len() as u64 != pieces {
                 return refuse(format!("{}: {} piece hashes, not {pieces}", file.name, file.pieces.len()));
             }
-            if files.iter().any(|(f, _): &(FileMeta, Vec<_>)| f.name == file.name) {
+            if files.iter().any(|f| f.meta.name == file.name) {
                 return refuse(format!("{} is listed twice", file.name));
             }
             let meta =
                 FileMeta { sha256: Some(file.sha256), pieces: file.pieces, ..FileMeta::new(&file.name, file.size) };
-            files.push((meta, Vec::new()));
+            files.push(FileTensors { meta, tensors: Vec::new(), read: Vec::new() });
         }
         for t in manifest.tensors {
             let Some(info) = TensorInfo::checked(t.name.clone(), t.dtype, &t.shape) else {
                 return refuse(format!("tensor {}: shape {:?} overflows", t.name, t.shape));
             };
-            let Some((file, tensors)) = files.iter_mut().find(|(f, _)| f.name == t.file) else {
+            let Some(file) = files.iter_mut().find(|f| f.meta.name == t.file) else {
                 return refuse(format!("tensor {}: {} is not listed", t.name, t.file));
             };
-            if t.start.checked_add(info.bytes()).is_none_or(|end| end > file.size) {
+            if t.start.checked_add(info.bytes()).is_none_or(|end| end > file.meta.size) {
                 return refuse(format!("tensor {}: reaches beyond the end of {}", t.name, t.file));
             }
-            tensors.push((info, t.start));
+            file.tensors.push((info, t.start));
         }
-        for (_, tensors) in &mut files {
+        for FileTensors { tensors, .. } in &mut files {
             tensors.sort_by_key(|(info, start)| (*start, info.bytes()));
             if let Some(two) = tensors.windows(2).find(|two| two[0].1 + two[0].0.bytes() > two[1].1) {
                 return refuse(format!("tensor {}: overlaps the tensor before it", two[1].0.name));
             }
         }
-        let (files, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|(_, tensors)| !tensors.is_empty());
-        Self::assemble(files, others.into_iter().map(|(file, _)| file).collect()).map(Some)
+        let (files, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|f| !f.tensors.is_empty());
+        Self::assemble(files, others.into_iter().map(|f| f.meta).collect()).map(Some)
     }
 
     /// The manifest that this plan is read back from; every file needs its hashes.
@@ -310,21 +336,37 @@ struct ManifestTensor {
     start: u64,
 }
 
-/// The tensors of one weight file, by its header.
-async fn file_tensors<S: Source>(source: &S, file: &FileMeta) -> Result<Vec<(TensorInfo, u64)>> {
-    let name = &file.name;
-    if file.size < 8 {
-        return Err(Error::checkpoint(name, format!("{} bytes are no checkpoint", file.size)));
+/// One weight file, with its tensors and the bytes that tell of them.
+struct FileTensors {
+    meta: FileMeta,
+    tensors: Vec<(TensorInfo, u64)>,
+    read: Vec<(Range<u64>, Digest)>,
+}
+
+/// Reads ranges of a weight file and remembers what it read.
+pub(super) struct HeaderReader<'a, S> {
+    source: &'a S,
+    pub file: &'a FileMeta,
+    read: RefCell<Vec<(Range<u64>, Digest)>>,
+}
+
+impl<S: Source> HeaderReader<'_, S> {
+    pub async fn read(&self, range: Range<u64>) -> Result<Vec<u8>> {
+        let bytes = self.source.read(self.file, range.clone(), 0, &|_| {}).await?.to_vec();
+        self.read.borrow_mut().push((range, Digest::of(&bytes)));
+        Ok(bytes)
     }
-    let mut first = [0; 8];
-    source.read(file, 0..8, 0, &|_| {}).await?.read(0, &mut first);
-    let len = safetensors::header_len(name, first, Some(file.size))?;
-    let header = source.read(file, 8..8 + len, 0, &|_| {}).await?.to_vec();
-    let (tensors, size) = safetensors::parse_header(name, &header)?;
-    if size != file.size {
-        return Err(Error::checkpoint(name, format!("the file has {} bytes, its header says {size}", file.size)));
-    }
-    Ok(tensors)
+}
+
+async fn file_tensors<S: Source>(source: &S, meta: FileMeta) -> Result<FileTensors> {
+    let reader = HeaderReader { source, file: &meta, read: RefCell::default() };
+    let tensors = match meta.name.ends_with(".bin") {
+        true => torch::tensors(&reader).await?,
+        false => safetensors::tensors(&reader).await?,
+    };
+    let mut read = reader.read.into_inner();
+    read.sort_by_key(|(range, _)| (range.start, range.end));
+    Ok(FileTensors { meta, tensors, read })
 }
 
 /// `weight_map` of an index, turned around: the tensors promised to be in each shard.

@@ -1,6 +1,8 @@
 //! The safetensors header: `u64 length | JSON {name: {dtype, shape, data_offsets}} | data`.
 //! As strict as the format's own reference reader: the tensors tile the data without gap or overlap.
 
+use super::plan::{FileMeta, HeaderReader};
+use super::source::Source;
 use super::{Dtype, TensorInfo};
 use crate::error::{Error, Result};
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
@@ -9,6 +11,22 @@ use std::fmt;
 
 /// Longest header that is read, in bytes; the largest MobileLLM's is 60 KB.
 pub const MAX_HEADER: u64 = 25_000_000;
+
+/// The tensors of a file, each with the offset of its first byte, sorted by offset.
+pub(super) async fn tensors<S: Source>(reader: &HeaderReader<'_, S>) -> Result<Vec<(TensorInfo, u64)>> {
+    let FileMeta { name, size, .. } = reader.file;
+    if *size < 8 {
+        return Err(Error::checkpoint(name, format!("{size} bytes are no checkpoint")));
+    }
+    let mut first = [0; 8];
+    first.copy_from_slice(&reader.read(0..8).await?);
+    let len = header_len(name, first, Some(*size))?;
+    let (tensors, end) = parse_header(name, &reader.read(8..8 + len).await?)?;
+    if end != *size {
+        return Err(Error::checkpoint(name, format!("the file has {size} bytes, its header says {end}")));
+    }
+    Ok(tensors)
+}
 
 /// Length of the JSON header that follows the first 8 bytes of a file of `size` bytes (if known).
 pub fn header_len(file: &str, first: [u8; 8], size: Option<u64>) -> Result<u64> {
@@ -151,7 +169,7 @@ mod tests {
     fn one_error_for_each_lie() {
         for (header, says) in [
             (r#"[]"#, "does not start"),
-            (r#"{"a":"#, "header: EOF"),
+            (r#"{"a":"#, "EOF while parsing"),
             (r#"{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2]}}x"#, "trailing"),
             (
                 r#"{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2]},"a":{"dtype":"F16","shape":[1],"data_offsets":[2,4]}}"#,

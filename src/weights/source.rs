@@ -69,13 +69,19 @@ pub trait Source {
     /// Read from this commit from now on, as far as the source has such a thing.
     fn pin(&self, _commit: &str) {}
 
+    /// Drop what was kept of the files' contents: it may be damaged.
+    fn forget(&self) {}
+
     /// Whether reading costs network traffic, so that a copy is worth keeping.
     fn remote(&self) -> bool {
         true
     }
 }
 
-/// Keeps pieces and records of models. Every method is one transaction: done wholly or not at all.
+/// Given every record with its model, the keys of the pieces that are in use.
+pub type InUse<'a> = &'a dyn Fn(&[(String, String)]) -> HashSet<String>;
+
+/// Keeps pieces and records of models. What a method writes it writes in one transaction: wholly or not at all.
 #[allow(async_fn_in_trait)]
 pub trait Store {
     type Bytes: Buffer;
@@ -102,8 +108,8 @@ pub trait Store {
 
     async fn delete_record(&self, model: &str) -> Result<()>;
 
-    /// Deletes, in one transaction, every piece whose key `used` (given all records) does not hold. Returns how many.
-    async fn collect(&self, used: &dyn Fn(&[(String, String)]) -> HashSet<String>) -> Result<usize>;
+    /// Deletes every piece that was not in use at one moment. Returns how many.
+    async fn collect(&self, used: InUse<'_>) -> Result<usize>;
 
     /// Free bytes of the storage quota, where that is known.
     async fn free(&self) -> Option<u64>;
@@ -154,7 +160,8 @@ impl Host for NativeHost {
     }
 
     fn random(&self) -> f64 {
-        fastrand::f64()
+        use std::hash::{BuildHasher, RandomState};
+        (RandomState::new().hash_one(0) >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
@@ -266,7 +273,7 @@ impl<B: Buffer> Store for NoStore<B> {
         Ok(())
     }
 
-    async fn collect(&self, _used: &dyn Fn(&[(String, String)]) -> HashSet<String>) -> Result<usize> {
+    async fn collect(&self, _used: InUse<'_>) -> Result<usize> {
         Ok(0)
     }
 

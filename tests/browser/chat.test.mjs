@@ -47,7 +47,7 @@ test('the device is shown, with the reason for it', async () => {
   assert.equal(await page.innerText('#device-chip'), 'CPU');
   await page.click('#model-button');
   const info = await page.innerText('#model-info');
-  for (const fact of ['10.4 M parameters, 12 blocks run as 24 layers', 'CPU', 'WebGPU', 'context of 1,024 tokens']) assert.ok(info.includes(fact), `${fact} in ${info}`);
+  for (const fact of ['10.4 M parameters, 12 blocks run as 24 layers', 'Runs on\nCPU', 'Why', 'context of 1,024 tokens']) assert.ok(info.includes(fact), `${fact} in ${info}`);
   await page.keyboard.press('Escape');
 });
 
@@ -96,6 +96,14 @@ test('stop keeps what was said; the arrow key edits the last message', async () 
   assert.deepEqual(await texts(`${last} .card .value`), ['36']);
 });
 
+test('a failure that the model was not trained on is told by the page', async () => {
+  await say("what's 5 divided by 0");
+  assert.deepEqual(await texts(`${last} .card .status`), ['Failed']);
+  assert.deepEqual(await texts(`${last} .prose`), ['Sorry, that did not work: division by zero.']);
+  await say('show my gift list');
+  assert.match((await texts(`${last} .prose`))[0], /gift list/);
+});
+
 test('a timer rings', async () => {
   await say('set a timer for 2 seconds');
   await page.waitForSelector('.toast.ring');
@@ -124,6 +132,20 @@ test('with the network off, page and model load and chat', async () => {
   await say('how many miles is 5 km');
   assert.deepEqual(await texts(`${last} .card .value`), ['3.11']);
   await context.setOffline(false);
+});
+
+test('markdown of the model is shown safely', async () => {
+  const html = await page.evaluate(async () => {
+    const { markdown } = await import('/markdown.js');
+    const text = '**bold** <img src=x onerror=alert(1)> ![i](https://example.org/i.png) [bad](javascript:alert(1)) [good](https://example.org)\n\n<script>alert(1)</script>\n\n```js\n<b>\n```';
+    const box = document.createElement('div');
+    box.append(markdown(text, () => {}));
+    return box.innerHTML;
+  });
+  assert.match(html, /<strong>bold<\/strong> &lt;img src=x onerror=alert\(1\)&gt;/);
+  assert.match(html, /<a [^>]*href="https:\/\/example.org"[^>]*>good<\/a>/);
+  assert.match(html, /<code>&lt;b&gt;\n<\/code>/);
+  assert.doesNotMatch(html, /<img|<script|javascript:/);
 });
 
 test('no error, no violation of the content security policy, no other origin', () => assert.deepEqual(complaints, []));

@@ -26,19 +26,20 @@ function chromiumPath() {
   return found;
 }
 
-/** WebGPU by SwiftShader, on any machine; or none at all. */
+/** WebGPU by SwiftShader, on any machine; by the machine's GPU; or none at all. */
 const GPU_FLAGS = {
-  software: ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'],
-  none: ['--disable-features=WebGPU,WebGPUService', '--disable-blink-features=WebGPU'],
+  software: ['--disable-gpu', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'],
+  own: ['--enable-unsafe-webgpu', '--enable-features=Vulkan', '--use-angle=vulkan'],
+  none: ['--disable-gpu', '--disable-features=WebGPU,WebGPUService', '--disable-blink-features=WebGPU'],
 };
 
-/** Starts Chromium; `webgpu`: 'software' or 'none'. */
+/** Starts Chromium; `webgpu`: 'software', 'own' or 'none'. */
 export async function launch({ webgpu, args = [], ...options }) {
   return chromium.launch({
     executablePath: chromiumPath(),
     headless: true,
     args: [
-      '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+      '--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking',
       '--disable-component-update', '--disable-sync', ...GPU_FLAGS[webgpu], ...args,
     ],
     ...options,

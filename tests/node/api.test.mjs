@@ -51,7 +51,7 @@ describe('Node', () => {
   test('errors are typed', async () => {
     const isError = (code, message) => (error) =>
       error instanceof MobileLLMError && error.code === code && message.test(error.message) && error.remedy.length > 10;
-    await assert.rejects(MobileLLM.load(join(root, 'nowhere')), isError('file-not-found', /config\.json/));
+    await assert.rejects(MobileLLM.load(join(root, 'nowhere')), isError('file-not-found', /nowhere/));
     await assert.rejects(MobileLLM.load(demo, { device: 'webgpu' }), isError('webgpu-unavailable', /WebGPU/));
     await assert.rejects(MobileLLM.load(demo, { dtpye: 'f16' }), isError('invalid-option', /dtpye.*dtype/));
     await assert.rejects(MobileLLM.load(''), isError('invalid-option', /source/));

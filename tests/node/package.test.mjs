@@ -46,7 +46,7 @@ test('the types stand on their own, and hold what they promise', () => {
         join(root, 'node_modules/typescript/bin/tsc'), '--noEmit', '--strict', '--target', 'es2022', '--module', 'esnext',
         '--moduleResolution', 'bundler', '--lib', 'es2022,dom,dom.iterable,dom.asynciterable', '--types', '', join(folder, 'app.ts'),
       ],
-      { encoding: 'utf8' },
+      { cwd: folder, encoding: 'utf8' },
     );
     assert.equal(status, 0, stdout);
   } finally {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { before, beforeEach, test } from 'node:test';
-import { callChecker } from '../../www/tools/calls.js';
+import { callChecker, trainedErrors } from '../../www/tools/calls.js';
 import { handlers, perform, randomBelow } from '../../www/tools/handlers.js';
 import { Things } from '../../www/tools/things.js';
 
@@ -137,4 +137,10 @@ test('dice are uniform', () => {
   for (let i = 0; i < 60_000; i += 1) counts[randomBelow(6)] += 1;
   const chi = counts.reduce((sum, n) => sum + (n - 10_000) ** 2 / 10_000, 0);
   assert.ok(chi < 30, `chi-square ${chi} with 5 degrees of freedom`);
+});
+
+test('failures that the model can explain, and others', () => {
+  const explains = trainedErrors(tools);
+  for (const [name, error, known] of [['show_list', 'no such list', true], ['cancel_alarm', 'no alarms', true], ['get_time', 'unknown place', true], ['set_alarm', 'that time has passed', false],
+    ['calculate', 'division by zero', false], ['stop_stopwatch', 'not running', false], ['take_note', 'invalid arguments', false]]) assert.equal(explains(name, error), known, `${name}: ${error}`);
 });

@@ -20,7 +20,7 @@ pub use rank::Rank;
 pub use team::Threads;
 pub use team::{Exchange, Shard, Solo};
 
-use crate::backend::{Activation, Backend, Input, Role};
+use crate::backend::{Activation, Backend, Input, Precision, Role};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::sampler::{Sampler, Sampling};
@@ -79,14 +79,14 @@ impl Drop for Cache {
 
 impl Cpu {
     /// One thread.
-    pub fn new(config: &Config) -> Self {
-        Self::lead(config, Shard::ALL, Box::new(Solo))
+    pub fn new(config: &Config, precision: Precision) -> Self {
+        Self::lead(config, precision, Shard::ALL, Box::new(Solo))
     }
 
     /// The leader, rank 0, of as many ranks as `shard` says. Each of the others is a [`Rank`] that follows.
-    pub fn lead(config: &Config, shard: Shard, exchange: Box<dyn Exchange>) -> Self {
+    pub fn lead(config: &Config, precision: Precision, shard: Shard, exchange: Box<dyn Exchange>) -> Self {
         Cpu {
-            rank: Rank::new(config, shard, exchange),
+            rank: Rank::new(config, precision, shard, exchange),
             config: config.clone(),
             matrices: 0,
             gains: 0,
@@ -103,15 +103,16 @@ impl Cpu {
 
     /// The leader of `count` threads of this process. The others end with it.
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn with_threads(config: &Config, count: usize) -> Self {
-        let mut team = Threads::team(count, Self::exchange_words(config)).into_iter().enumerate();
+    pub fn with_threads(config: &Config, precision: Precision, count: usize) -> Self {
+        let mut team = Threads::team(count).into_iter().enumerate();
         let leader = team.next().map_or(Box::new(Solo) as Box<dyn Exchange>, |(_, exchange)| Box::new(exchange));
         for (rank, exchange) in team {
             let config = config.clone();
             // A follower's failure is told to the leader, whose next command returns it.
-            std::thread::spawn(move || Rank::new(&config, Shard { rank, count }, Box::new(exchange)).follow());
+            let shard = Shard { rank, count };
+            std::thread::spawn(move || Rank::new(&config, precision, shard, Box::new(exchange)).follow());
         }
-        Self::lead(config, Shard { rank: 0, count }, leader)
+        Self::lead(config, precision, Shard { rank: 0, count }, leader)
     }
 
     /// Words that an [`Exchange`] must be able to carry for this model.

@@ -12,7 +12,7 @@ use super::command::{Command, Verb};
 use super::math::{rms_norm, silu_mul};
 use super::panels::{Inputs, Output, Panels, ROWS, Scratch};
 use super::team::{Exchange, Shard};
-use crate::backend::Role;
+use crate::backend::{Precision, Role};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use half::f16;
@@ -33,6 +33,7 @@ struct Matrix {
 
 pub struct Rank {
     config: Config,
+    precision: Precision,
     shard: Shard,
     pub exchange: Box<dyn Exchange>,
     matrices: Vec<Matrix>,
@@ -63,12 +64,13 @@ fn unknown() -> Error {
 }
 
 impl Rank {
-    pub fn new(config: &Config, shard: Shard, exchange: Box<dyn Exchange>) -> Self {
+    pub fn new(config: &Config, precision: Precision, shard: Shard, exchange: Box<dyn Exchange>) -> Self {
         let dim = config.head_dim;
         let frequency = |j: usize| 1.0 / config.rope_theta.powf(2.0 * j as f64 / dim as f64) as f32;
         Rank {
             inverse_frequencies: (0..dim / 2).map(frequency).collect(),
             config: config.clone(),
+            precision,
             shard,
             exchange,
             matrices: Vec::new(),
@@ -78,7 +80,7 @@ impl Rank {
             tokens: 0,
             x: Vec::new(),
             q: Vec::new(),
-            input: Inputs::default(),
+            input: Inputs::new(precision),
             own: Vec::new(),
             second: Vec::new(),
             gathered: Vec::new(),
@@ -119,7 +121,9 @@ impl Rank {
             Command::Matrix { role, rows, cols } => {
                 let segments = self.segments(role, rows).into_iter().filter(|range| !range.is_empty());
                 let segments = segments
-                    .map(|range| Ok(Segment { first: range.start, panels: Panels::new(range.len(), cols)? }))
+                    .map(|range| {
+                        Ok(Segment { first: range.start, panels: Panels::new(range.len(), cols, self.precision)? })
+                    })
                     .collect::<Result<_>>()?;
                 self.matrices.push(Matrix { cols, segments });
             }

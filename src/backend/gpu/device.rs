@@ -135,6 +135,8 @@ impl Device {
     /// Loses the device on purpose; everything on it is freed.
     pub fn destroy(&self) {
         self.device.destroy();
+        // Natively the loss is told at the next poll, in browsers by itself.
+        let _ = self.device.poll(wgpu::PollType::Poll);
     }
 
     /// # Errors

@@ -1,6 +1,9 @@
 //! `mobilellm`: the engine without a browser, for debugging, tests and preparing checkpoints.
 
+mod convert;
+
 use clap::{Parser, Subcommand, ValueEnum};
+use mobilellm_web::backend::Precision;
 use mobilellm_web::backend::cpu::Cpu;
 use mobilellm_web::engine::{DeviceChoice, Engine, Event, OpenOptions, Options};
 use mobilellm_web::error::{Error, Result};
@@ -27,6 +30,10 @@ enum Command {
     Run(Run),
     /// Write a checkpoint with seeded random weights, for benchmarks and tests.
     Synth(Synth),
+    /// Rewrite a checkpoint as FP16 shards with a manifest of hashes.
+    Convert(convert::Convert),
+    /// Check a converted checkpoint against its manifest.
+    Verify(convert::Verify),
 }
 
 #[derive(clap::Args)]
@@ -87,6 +94,8 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(run) => pollster::block_on(answer(&run)),
         Command::Synth(synth) => write_synthetic(&synth),
+        Command::Convert(arguments) => convert::convert(&arguments),
+        Command::Verify(arguments) => convert::verify(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -108,7 +117,8 @@ async fn answer(run: &Run) -> Result<()> {
     let options = OpenOptions { device, context_length: run.context_length, ..OpenOptions::default() };
     let started = Instant::now();
     let (mut engine, info) =
-        Engine::open(&checkpoint, &options, async |config| Ok(Cpu::with_threads(config, run.threads))).await?;
+        Engine::open(&checkpoint, &options, async |config| Ok(Cpu::with_threads(config, Precision::F16, run.threads)))
+            .await?;
     let load_ms = started.elapsed().as_secs_f64() * 1e3;
     let prompt = if run.chat {
         let messages = [json!({"role": "user", "content": run.prompt})];

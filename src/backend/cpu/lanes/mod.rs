@@ -1,10 +1,13 @@
 //! Four f32 or i32 side by side: the few operations that the kernels are written in, once for every instruction set.
 //!
-//! | file | when | multiply-add | 8-bit dot product |
-//! | --- | --- | --- | --- |
-//! | `scalar` | no wasm SIMD (natively LLVM vectorises it) | two roundings | i32 |
-//! | `vector` + `simd128` | wasm SIMD | two roundings | widened to 16 bit |
-//! | `vector` + `relaxed` | wasm relaxed SIMD | one rounding where the CPU has FMA, else two | VNNI, SDOT or what the CPU has |
+//! | file | when | multiply-add |
+//! | --- | --- | --- |
+//! | `scalar` | no wasm SIMD (natively LLVM vectorises it) | two roundings |
+//! | `vector` + `simd128` | wasm SIMD | two roundings |
+//! | `vector` + `relaxed` | wasm relaxed SIMD | one rounding where the CPU has FMA, else two |
+//!
+//! The relaxed 8-bit dot products are left out: their second operand has 7 bits, so 16-bit activations would take three
+//! of them, and the plain 16-bit ones are exact and already wait for memory.
 
 #[cfg(not(target_feature = "simd128"))]
 mod scalar;

@@ -3,7 +3,7 @@
 use super::vector::F4;
 use std::arch::wasm32::f32x4_relaxed_madd;
 
-/// What [`madd`] and the dot product are compiled to.
+/// What [`madd`] is compiled to.
 pub const NAME: &str = "relaxed-simd";
 
 /// a * b + c.

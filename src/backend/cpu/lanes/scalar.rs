@@ -8,7 +8,7 @@ pub struct F4([f32; 4]);
 #[derive(Debug, Clone, Copy)]
 pub struct I4([i32; 4]);
 
-/// What [`madd`] and the dot product are compiled to.
+/// What [`madd`] is compiled to.
 pub const NAME: &str = "scalar";
 
 #[inline(always)]
@@ -118,5 +118,28 @@ impl I4 {
     #[inline(always)]
     pub fn as_f32(self) -> F4 {
         F4(self.0.map(|v| f32::from_bits(v as u32)))
+    }
+}
+
+/// Sums of products of 8-bit weights, four rows side by side.
+#[derive(Debug, Clone, Copy)]
+pub struct Dot([i32; 4]);
+
+impl Dot {
+    pub const ZERO: Self = Dot([0; 4]);
+
+    /// Adds four products for each row: bytes of its word times x. At most 128 such steps fit.
+    #[inline(always)]
+    pub fn add(&mut self, words: &[u32; 4], x: &[i16; 4]) {
+        for (sum, word) in self.0.iter_mut().zip(words) {
+            let q = word.to_le_bytes();
+            *sum += q.iter().zip(x).map(|(q, x)| i32::from(*q as i8) * i32::from(*x)).sum::<i32>();
+        }
+    }
+
+    /// The nearest f32 of each row's sum.
+    #[inline(always)]
+    pub fn sums(self) -> F4 {
+        I4(self.0).to_f32()
     }
 }

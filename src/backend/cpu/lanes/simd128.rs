@@ -2,7 +2,7 @@
 
 use super::vector::F4;
 
-/// What [`madd`] and the dot product are compiled to.
+/// What [`madd`] is compiled to.
 pub const NAME: &str = "simd128";
 
 /// a * b + c.

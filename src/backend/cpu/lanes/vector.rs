@@ -111,3 +111,28 @@ impl I4 {
         F4(self.0)
     }
 }
+
+/// Sums of products of 8-bit weights, four rows side by side: rows 0 and 1, rows 2 and 3, each in two parts.
+#[derive(Debug, Clone, Copy)]
+pub struct Dot(v128, v128);
+
+impl Dot {
+    pub const ZERO: Self = Dot(i32x4(0, 0, 0, 0), i32x4(0, 0, 0, 0));
+
+    /// Adds four products for each row: bytes of its word times x. At most 128 such steps fit.
+    #[inline(always)]
+    pub fn add(&mut self, words: &[u32; 4], x: &[i16; 4]) {
+        // SAFETY: 16 and 8 readable bytes; wasm loads need no alignment.
+        let (words, x) = unsafe { (v128_load(words.as_ptr().cast()), v128_load64_splat(x.as_ptr().cast())) };
+        self.0 = i32x4_add(self.0, i32x4_dot_i16x8(i16x8_extend_low_i8x16(words), x));
+        self.1 = i32x4_add(self.1, i32x4_dot_i16x8(i16x8_extend_high_i8x16(words), x));
+    }
+
+    /// The nearest f32 of each row's sum.
+    #[inline(always)]
+    pub fn sums(self) -> F4 {
+        let even = i32x4_shuffle::<0, 2, 4, 6>(self.0, self.1);
+        let odd = i32x4_shuffle::<1, 3, 5, 7>(self.0, self.1);
+        I4(i32x4_add(even, odd)).to_f32()
+    }
+}

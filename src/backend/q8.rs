@@ -1,0 +1,46 @@
+//! The 8-bit form of weights: symmetric, [`GROUP`] columns of a row share a scale. Made at load from the f16 download.
+
+use half::{bf16, f16};
+
+/// Columns that share a scale. Divides every row of the family.
+pub const GROUP: usize = 32;
+
+/// weight = scale * q with |q| <= 127 and |error| <= scale / 2. The scale is the smallest bf16 not below max|w| / 127:
+/// it has the range of f32, so small weights lose nothing, and fits half a word. Weights are finite.
+pub fn quantise(weights: &[f16; GROUP]) -> (bf16, [i8; GROUP]) {
+    let largest = f16::from_bits(weights.iter().map(|w| w.to_bits() & 0x7fff).max().unwrap_or(0));
+    let exact = largest.to_f32() / 127.0;
+    let scale = bf16::from_bits(((exact.to_bits() + 0xffff) >> 16) as u16);
+    let inverse = if scale == bf16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
+    (scale, weights.map(|w| (w.to_f32() * inverse).round_ties_even() as i8))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(weights: [f16; GROUP]) {
+        let (scale, q) = quantise(&weights);
+        let scale = scale.to_f32();
+        let largest = weights.iter().map(|w| w.to_f32().abs()).fold(0.0, f32::max);
+        assert!(scale >= largest / 127.0 && scale <= largest / 127.0 * 1.008, "{scale} for {largest}");
+        for (w, q) in weights.iter().zip(q) {
+            assert!(q != i8::MIN);
+            assert!((w.to_f32() - scale * q as f32).abs() <= scale * 0.500_001, "{w} {q} {scale}");
+        }
+    }
+
+    #[test]
+    fn errors_are_at_most_half_a_step() {
+        let mut random = fastrand::Rng::with_seed(1);
+        for size in [1e-8, 6e-8, 1e-6, 6e-5, 1e-3, 0.02, 1.0, 60.0, 65_000.0] {
+            for _ in 0..50 {
+                check(std::array::from_fn(|_| f16::from_f32((random.f32() * 2.0 - 1.0) * size)));
+            }
+        }
+        check([f16::ZERO; GROUP]);
+        check([f16::NEG_ZERO; GROUP]);
+        check([f16::MAX; GROUP]);
+        check([f16::from_bits(1); GROUP]);
+    }
+}

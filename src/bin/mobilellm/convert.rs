@@ -1,0 +1,78 @@
+//! `convert` and `verify`, with a progress bar.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use mobilellm_web::error::{Error, Result};
+use mobilellm_web::weights::convert;
+use mobilellm_web::weights::plan::Plan;
+use std::path::{Path, PathBuf};
+
+#[derive(clap::Args)]
+pub struct Convert {
+    /// Folder of a checkpoint: safetensors or pytorch_model.bin, config.json and tokenizer.
+    from: PathBuf,
+    /// Folder to write; it must not exist.
+    to: PathBuf,
+    /// Longest shard, such as 16MiB; a single tensor may be longer.
+    #[arg(long, default_value = "16MiB", value_parser = parse_size)]
+    shard_size: u64,
+}
+
+#[derive(clap::Args)]
+pub struct Verify {
+    /// Folder that `convert` wrote.
+    folder: PathBuf,
+}
+
+pub fn convert(arguments: &Convert) -> Result<()> {
+    let bar = bar();
+    let plan = convert::convert(&arguments.from, &arguments.to, arguments.shard_size, &|done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    report("wrote and verified", &arguments.to, &plan)
+}
+
+pub fn verify(arguments: &Verify) -> Result<()> {
+    let bar = bar();
+    let plan = convert::verify(&arguments.folder, &|done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    report("verified", &arguments.folder, &plan)
+}
+
+fn report(what: &str, folder: &Path, plan: &Plan) -> Result<()> {
+    let bytes: u64 = plan.files.iter().chain(&plan.others).map(|f| f.size).sum();
+    let (shards, tensors) = (plan.files.len(), plan.tensors.len());
+    println!("{what} {}: {tensors} tensors in {shards} files, {:.1} MB", folder.display(), bytes as f64 / 1e6);
+    Ok(())
+}
+
+fn bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta}");
+    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn parse_size(text: &str) -> std::result::Result<u64, Error> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let unit = match unit.trim() {
+        "" | "B" => 1,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => 0,
+    };
+    match number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)) {
+        Some(bytes) if bytes > 0 => Ok(bytes),
+        _ => Err(Error::InvalidOption {
+            name: "shard-size".into(),
+            problem: format!("{text:?} is not a size such as 16MiB"),
+        }),
+    }
+}

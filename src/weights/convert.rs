@@ -1,0 +1,363 @@
+//! Any checkpoint -> FP16 shards in Hugging Face's sharded layout, a manifest with every hash, and the files beside them.
+//!
+//! ```text
+//! plan of SRC -> tensors in order, packed into shards -> f16 -> temporary folder -> verified -> renamed to DST
+//! ```
+//! The same input gives the same bytes. A tensor is never split, so one longer than the shard size has a shard of its own;
+//! the manifest gives the hash of each piece of such a file.
+
+use super::plan::{Digest, FileMeta, MANIFEST, PIECE, Plan, TensorPlan};
+use super::source::{DirSource, Source};
+use super::{Dtype, TensorInfo};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use half::{bf16, f16};
+use serde_json::{Value, json};
+use sha2::Digest as _;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Default length of a shard in bytes: one piece.
+pub const SHARD_SIZE: u64 = 16 << 20;
+/// Files beside the weights that are copied where they exist. `config.json` is copied with its dtype changed.
+const COPIED: [&str; 14] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "configuration_mobilellm.py",
+    "modeling_mobilellm.py",
+    "LICENSE",
+    "LICENSE.txt",
+    "README.md",
+    "MODEL_CARD.md",
+];
+const HEAD: &str = "lm_head.weight";
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// Converts the checkpoint in folder `from` into the new folder `to`. `progress` hears (bytes done, bytes in all) of the
+/// tensors as they are written. Returns the manifest's plan.
+///
+/// # Errors
+/// Whatever is wrong with the source; [`Error::Tensor`] for a value that f16 cannot hold; [`Error::Io`] if `to` exists
+/// or cannot be written. Then nothing is left behind.
+pub fn convert(from: &Path, to: &Path, shard_size: u64, progress: &dyn Fn(u64, u64)) -> Result<Plan> {
+    if to.exists() {
+        return Err(io_error(to, "exists already"));
+    }
+    let source = DirSource::new(from);
+    let plan = pollster::block_on(Plan::of(&source))?;
+    let config = from.join("config.json");
+    let config_text = fs::read_to_string(&config).map_err(|e| io_error(&config, e))?;
+    let tensors = output_tensors(&plan, Config::parse(&config_text)?.tied);
+    let shards = pack(&tensors, shard_size);
+
+    let folder = Partial::new(to)?;
+    let total = tensors.iter().map(|(_, info)| info.bytes()).sum();
+    let mut done = 0;
+    let mut written = Plan::default();
+    let mut weight_map = serde_json::Map::new();
+    for (number, shard) in shards.iter().enumerate() {
+        let name = match shards.len() {
+            1 => "model.safetensors".to_owned(),
+            count => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
+        };
+        let header = header(shard);
+        let mut file = Hashing::create(&folder.0, &name)?;
+        file.write(&(header.len() as u64).to_le_bytes())?;
+        file.write(&header)?;
+        let mut start = 8 + header.len() as u64;
+        for &(tensor, ref info) in *shard {
+            written.tensors.push(TensorPlan { info: info.clone(), file: number, start });
+            weight_map.insert(info.name.clone(), name.clone().into());
+            start += info.bytes();
+            copy_tensor(&source, &plan, &plan.tensors[tensor], |bytes| {
+                file.write(bytes)?;
+                done += bytes.len() as u64;
+                progress(done, total);
+                Ok(())
+            })?;
+        }
+        written.files.push(file.finish()?);
+    }
+    if shards.len() > 1 {
+        weight_map.sort_keys();
+        let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
+        written.others.push(write_file(&folder.0, "model.safetensors.index.json", pretty(&index)?.as_bytes())?);
+    }
+    written.others.push(write_file(&folder.0, "config.json", half_config(&config_text)?.as_bytes())?);
+    for name in COPIED {
+        let path = from.join(name);
+        match fs::read(&path) {
+            Ok(bytes) => written.others.push(write_file(&folder.0, name, &bytes)?),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(io_error(&path, e)),
+        }
+    }
+    write_file(&folder.0, MANIFEST, written.to_manifest()?.as_bytes())?;
+    verify(&folder.0, &|_, _| {})?;
+    folder.rename(to)?;
+    Ok(written)
+}
+
+/// Checks every file of a converted folder against its manifest, and the manifest against the shards' own headers.
+/// `progress` hears (bytes read, bytes in all).
+pub fn verify(folder: &Path, progress: &dyn Fn(u64, u64)) -> Result<Plan> {
+    let manifest = folder.join(MANIFEST);
+    let text = fs::read(&manifest).map_err(|e| io_error(&manifest, e))?;
+    let plan = Plan::from_manifest(&text)?
+        .ok_or_else(|| Error::checkpoint(MANIFEST, "not a manifest of `mobilellm convert`"))?;
+    let files = || plan.files.iter().chain(&plan.others);
+    let total = files().map(|f| f.size).sum();
+    let mut done = 0;
+    for expected in files() {
+        let path = folder.join(&expected.name);
+        let mut file = File::open(&path).map_err(|e| io_error(&path, e))?;
+        let mut hashes = Hashes::default();
+        let mut block = vec![0; 1 << 20];
+        loop {
+            let n = file.read(&mut block).map_err(|e| io_error(&path, e))?;
+            if n == 0 {
+                break;
+            }
+            hashes.update(&block[..n]);
+            done += n as u64;
+            progress(done, total);
+        }
+        compare(expected, &hashes.finish(&expected.name))?;
+    }
+    let headers = pollster::block_on(Plan::of_weights(&DirSource::new(folder)))?;
+    let places = |plan: &Plan| {
+        let mut places: Vec<_> =
+            plan.tensors.iter().map(|t| (plan.files[t.file].name.clone(), t.start, t.info.clone())).collect();
+        places.sort_by(|a, b| a.2.name.cmp(&b.2.name));
+        places
+    };
+    match places(&plan).iter().zip(&places(&headers)).find(|(a, b)| a != b) {
+        Some(((_, _, info), _)) => Err(Error::tensor(&info.name, "the manifest and the shard's header disagree")),
+        None if plan.tensors.len() != headers.tensors.len() => {
+            Err(Error::checkpoint(MANIFEST, "lists other tensors than the shards hold"))
+        }
+        None => Ok(plan),
+    }
+}
+
+fn compare(expected: &FileMeta, got: &FileMeta) -> Result<()> {
+    let error = |piece: String, a: String, b: String| {
+        Err(Error::Integrity { file: expected.name.clone(), piece, expected: a, got: b })
+    };
+    if let Some(n) = (0..expected.pieces.len()).find(|&n| got.pieces.get(n) != Some(&expected.pieces[n])) {
+        let found = got.pieces.get(n).map_or_else(|| "nothing".into(), Digest::to_string);
+        return error(format!("piece {n}"), expected.pieces[n].to_string(), found);
+    }
+    if expected.size != got.size {
+        return error("size".into(), expected.size.to_string(), got.size.to_string());
+    }
+    match (expected.sha256, got.sha256) {
+        (Some(a), Some(b)) if a != b => error("the whole file".into(), a.to_string(), b.to_string()),
+        _ => Ok(()),
+    }
+}
+
+/// The tensors to write, by number in `plan`, as f16. Of a shared matrix one copy, under the embedding's name: under
+/// `lm_head.weight` alone transformers takes it for the head and leaves the embedding random.
+fn output_tensors(plan: &Plan, tied: bool) -> Vec<(usize, TensorInfo)> {
+    let both = plan.tensors.iter().any(|t| t.info.name == EMBEDDING);
+    let kept = plan
+        .tensors
+        .iter()
+        .enumerate()
+        .filter(|(_, t)| !(t.info.name.ends_with("rotary_emb.inv_freq") || tied && both && t.info.name == HEAD));
+    kept.map(|(number, t)| {
+        let name = if tied && t.info.name == HEAD { EMBEDDING } else { &t.info.name };
+        (number, TensorInfo { name: name.into(), dtype: Dtype::F16, shape: t.info.shape.clone() })
+    })
+    .collect()
+}
+
+/// Cuts the list where a shard, header included, would grow longer than `shard_size`.
+fn pack(tensors: &[(usize, TensorInfo)], shard_size: u64) -> Vec<&[(usize, TensorInfo)]> {
+    let mut shards = Vec::new();
+    let mut start = 0;
+    for end in 1..=tensors.len() {
+        let shard = &tensors[start..end];
+        let bytes: u64 = shard.iter().map(|(_, info)| info.bytes()).sum();
+        if shard.len() > 1 && 8 + header(shard).len() as u64 + bytes > shard_size {
+            shards.push(&tensors[start..end - 1]);
+            start = end - 1;
+        }
+    }
+    shards.push(&tensors[start..]);
+    shards
+}
+
+/// JSON header of a shard, padded to a multiple of 8 bytes as the format's own writer does.
+fn header(shard: &[(usize, TensorInfo)]) -> Vec<u8> {
+    let mut entries = serde_json::Map::new();
+    entries.insert("__metadata__".into(), json!({"format": "pt"}));
+    let mut at = 0;
+    for (_, info) in shard {
+        let end = at + info.bytes();
+        entries.insert(info.name.clone(), json!({"dtype": "F16", "shape": info.shape, "data_offsets": [at, end]}));
+        at = end;
+    }
+    let mut header = Value::Object(entries).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    header
+}
+
+/// Reads a tensor in parts and hands them on as f16.
+fn copy_tensor(
+    source: &DirSource,
+    plan: &Plan,
+    tensor: &TensorPlan,
+    mut write: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let file = &plan.files[tensor.file];
+    let mut at = tensor.start;
+    while at < tensor.end() {
+        let end = tensor.end().min(at + (1 << 20));
+        let bytes = pollster::block_on(source.read(file, at..end, 0, &|_| {}))?;
+        at = end;
+        write(&to_f16(&tensor.info, bytes)?)?;
+    }
+    Ok(())
+}
+
+fn to_f16(info: &TensorInfo, bytes: Vec<u8>) -> Result<Vec<u8>> {
+    let narrow = |value: f32| {
+        let half = f16::from_f32(value);
+        if half.is_finite() {
+            Ok(half.to_le_bytes())
+        } else {
+            Err(Error::tensor(&info.name, format!("holds {value}, which f16 cannot")))
+        }
+    };
+    let halves: Result<Vec<[u8; 2]>> = match info.dtype {
+        Dtype::F16 => {
+            let (halves, _) = bytes.as_chunks::<2>();
+            return match halves.iter().find(|h| !f16::from_le_bytes(**h).is_finite()) {
+                Some(h) => Err(Error::tensor(&info.name, format!("holds {}", f16::from_le_bytes(*h)))),
+                None => Ok(bytes),
+            };
+        }
+        Dtype::Bf16 => bytes.as_chunks::<2>().0.iter().map(|b| narrow(bf16::from_le_bytes(*b).to_f32())).collect(),
+        Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|b| narrow(f32::from_le_bytes(*b))).collect(),
+    };
+    Ok(halves?.into_flattened())
+}
+
+/// `config.json` with the dtype that the weights now have.
+fn half_config(text: &str) -> Result<String> {
+    let mut config: Value = serde_json::from_str(text).map_err(|e| Error::config("config.json", e))?;
+    for field in ["torch_dtype", "dtype"] {
+        if let Some(dtype) = config.get_mut(field) {
+            *dtype = "float16".into();
+        }
+    }
+    pretty(&config)
+}
+
+fn pretty(value: &Value) -> Result<String> {
+    serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(Error::internal)
+}
+
+fn write_file(folder: &Path, name: &str, bytes: &[u8]) -> Result<FileMeta> {
+    let mut file = Hashing::create(folder, name)?;
+    file.write(bytes)?;
+    file.finish()
+}
+
+fn io_error(path: &Path, problem: impl std::fmt::Display) -> Error {
+    Error::Io { path: path.display().to_string(), problem: problem.to_string() }
+}
+
+/// SHA-256 of a file and of its pieces.
+#[derive(Default)]
+struct Hashes {
+    size: u64,
+    whole: sha2::Sha256,
+    piece: sha2::Sha256,
+    pieces: Vec<Digest>,
+}
+
+impl Hashes {
+    fn update(&mut self, mut bytes: &[u8]) {
+        self.whole.update(bytes);
+        while !bytes.is_empty() {
+            let room = (PIECE - self.size % PIECE).min(bytes.len() as u64);
+            let (now, later) = bytes.split_at(room as usize);
+            self.piece.update(now);
+            self.size += room;
+            if self.size.is_multiple_of(PIECE) {
+                self.pieces.push(Digest(self.piece.finalize_reset().into()));
+            }
+            bytes = later;
+        }
+    }
+
+    fn finish(mut self, name: &str) -> FileMeta {
+        if !self.size.is_multiple_of(PIECE) {
+            self.pieces.push(Digest(self.piece.finalize().into()));
+        }
+        if self.size <= PIECE {
+            self.pieces.clear();
+        }
+        let sha256 = Some(Digest(self.whole.finalize().into()));
+        FileMeta { sha256, pieces: self.pieces, ..FileMeta::new(name, self.size) }
+    }
+}
+
+/// A new file that is hashed as it is written.
+struct Hashing {
+    path: PathBuf,
+    name: String,
+    file: File,
+    hashes: Hashes,
+}
+
+impl Hashing {
+    fn create(folder: &Path, name: &str) -> Result<Self> {
+        let path = folder.join(name);
+        let file = File::create_new(&path).map_err(|e| io_error(&path, e))?;
+        Ok(Self { path, name: name.into(), file, hashes: Hashes::default() })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hashes.update(bytes);
+        self.file.write_all(bytes).map_err(|e| io_error(&self.path, e))
+    }
+
+    fn finish(self) -> Result<FileMeta> {
+        self.file.sync_all().map_err(|e| io_error(&self.path, e))?;
+        Ok(self.hashes.finish(&self.name))
+    }
+}
+
+/// A folder under a temporary name beside its final one; it disappears unless it is renamed.
+struct Partial(PathBuf);
+
+impl Partial {
+    fn new(to: &Path) -> Result<Self> {
+        let name = to.file_name().ok_or_else(|| io_error(to, "not a folder's name"))?.to_string_lossy();
+        let path = to.with_file_name(format!(".{name}.partial-{}", std::process::id()));
+        fs::create_dir_all(&path).map_err(|e| io_error(&path, e))?;
+        Ok(Self(path))
+    }
+
+    fn rename(self, to: &Path) -> Result<()> {
+        fs::rename(&self.0, to).map_err(|e| io_error(to, e))
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // After the rename there is nothing left under this name.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
