@@ -150,7 +150,8 @@ pub struct Gpu {
     candidates: Buffer,            // (vocab) f32
     work: Buffer,                  // (vocab) f32
     rope: Option<(usize, Buffer)>, // (positions, head_dim / 2) cosine and sine
-    spare: Vec<Buffer>,            // staging for chosen ids
+    in_flight: usize,
+    spare: Vec<Buffer>, // staging for chosen ids
 }
 
 impl Gpu {
@@ -188,6 +189,7 @@ impl Gpu {
             candidates: device.buffer("sampling candidates", vocab, Usage::STORAGE)?,
             work: device.buffer("sampling weights", vocab, Usage::STORAGE)?,
             rope: None,
+            in_flight: IN_FLIGHT,
             spare: Vec::new(),
             device: device.clone(),
             config: config.clone(),
@@ -196,6 +198,11 @@ impl Gpu {
 
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Most steps on the device at once. Fewer leave more of a slow GPU to the page's own frames.
+    pub fn set_in_flight(&mut self, steps: usize) {
+        self.in_flight = steps.max(1);
     }
 
     fn few(&self) -> bool {
@@ -669,6 +676,6 @@ impl Backend for Gpu {
     }
 
     fn in_flight(&self) -> usize {
-        IN_FLIGHT
+        self.in_flight
     }
 }
