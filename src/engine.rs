@@ -575,6 +575,15 @@ impl Engine {
         Ok(info)
     }
 
+    /// Why the GPU device was lost, once it was. In browsers what was under way fails a moment before the loss is told.
+    pub fn device_lost(&mut self) -> Option<String> {
+        match self {
+            Engine::Cpu(_) => None,
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(loaded) => loaded.model.backend().device().lost(),
+        }
+    }
+
     /// Loses the GPU device on purpose, as a driver reset would; for tests of [`recover`](Self::recover).
     pub fn lose_device(&mut self) {
         #[cfg(feature = "gpu")]
