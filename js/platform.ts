@@ -6,6 +6,7 @@ export const node =
   typeof process === 'object' && typeof process.versions?.node === 'string' && typeof process.getBuiltinModule === 'function'
     ? {
         fs: process.getBuiltinModule('node:fs'),
+        os: process.getBuiltinModule('node:os'),
         url: process.getBuiltinModule('node:url'),
         threads: process.getBuiltinModule('node:worker_threads'),
       }

@@ -4,6 +4,7 @@ import { installFileFetch } from './file-fetch.js';
 import { invalidOption, MobileLLMError, toWire } from './errors.js';
 import { node } from './platform.js';
 import { plainLength, splitToolCalls } from './toolcalls.js';
+import { Exchange, Team, threadCount, type FollowRequest } from './threads.js';
 import type { Call, Calls, FromWorker, Input, LoadRequest, ToWorker } from './protocol.js';
 import type { Chunk, Estimate, EventDetail, GenerateResult, Info, LoadProgress, TokenLogprobs } from './types.js';
 
@@ -99,9 +100,35 @@ function modelName({ source }: LoadRequest): string {
 }
 
 const wasmUrl = new URL('./mobilellm_web_bg.wasm', import.meta.url);
-const ready = init({ module_or_path: node ? node.fs.readFileSync(wasmUrl) : wasmUrl }).then(() =>
-  wasm.onPanic((message: string) => post({ crashed: message })),
-);
+let module: WebAssembly.Module;
+let starting: Promise<void> | null = null;
+/** Compiles and starts the wasm, once. */
+const start = (): Promise<void> =>
+  (starting ??= (async () => {
+    module = node
+      ? await WebAssembly.compile(node.fs.readFileSync(wasmUrl))
+      : await WebAssembly.compileStreaming(fetch(wasmUrl)).catch(async () => WebAssembly.compile(await (await fetch(wasmUrl)).arrayBuffer()));
+    await init({ module_or_path: module });
+    wasm.onPanic((message: string) => post({ crashed: message }));
+  })());
+
+/** This worker as a CPU thread of another: blocks until that one ends. */
+async function follow({ module, shared, rank, count, words, config, precision }: FollowRequest): Promise<void> {
+  const say = (message: { following: true } | { failed: string }) => (port as { postMessage(m: unknown): void }).postMessage(message);
+  const exchange = new Exchange(shared, rank, count, words);
+  try {
+    await init({ module_or_path: module });
+    wasm.onPanic((message: string) => exchange.fail(message));
+    say({ following: true });
+    wasm.follow(config, precision, exchange);
+  } catch (error) {
+    // Where the failure came from another thread, that one said so already.
+    exchange.fail(String(error));
+    say({ failed: String(error) });
+  }
+}
+
+const team = new Team();
 
 let engine: wasm.Engine | null = null;
 let describe: () => Info;
@@ -224,22 +251,36 @@ async function generate({ session, input, options }: Calls['generate'][0], id: n
 const handlers: Handlers = {
   async load(request, id) {
     const started = performance.now();
-    const { device, reason } = chooseDevice(request);
+    const chosen = chooseDevice(request);
     const meter = new Meter((progress) => post({ id, progress }));
-    engine = await wasm.Engine.load({ ...request, device }, (event: LoadEvent) => {
+    const onEvent = (event: LoadEvent) => {
       if (event.type === 'progress') meter.add(event);
       else post({ event: 'warning', detail: warning(event) });
-    });
+    };
+    let { threads, reason } = threadCount(request.threads);
+    const startThreads = async (words: number, config: string, precision: string) => {
+      try {
+        return await team.start(import.meta.url, module, threads, words, config, precision);
+      } catch (error) {
+        [threads, reason] = [1, `one CPU thread: ${String(error)}`];
+        return null;
+      }
+    };
+    engine = await wasm.Engine.load({ ...request, device: chosen.device }, onEvent, threads > 1 ? startThreads : undefined);
     meter.ready();
     const now = performance.now();
-    describe = () => ({
-      ...(engine!.info() as Omit<Info, 'timings' | 'dtype' | 'threads'>),
-      ...(reason && { reason }),
-      dtype: request.dtype,
-      threads: 1,
-      model: modelName(request),
-      timings: { loadMs: now - started, initMs: now - meter.lastByte },
-    });
+    describe = () => {
+      const info = engine!.info() as Omit<Info, 'timings' | 'threads' | 'dtype'>;
+      const onCpu = info.device === 'cpu';
+      return {
+        ...info,
+        reason: [chosen.reason ?? info.reason, onCpu && reason].filter(Boolean).join('; '),
+        dtype: request.dtype,
+        threads: onCpu ? threads : 0,
+        model: modelName(request),
+        timings: { loadMs: now - started, initMs: now - meter.lastByte },
+      };
+    };
     return describe();
   },
   generate,
@@ -278,12 +319,17 @@ const handlers: Handlers = {
   close() {
     engine?.free();
     engine = null;
+    team.end();
     return null;
   },
 };
 
-let tail: Promise<unknown> = ready;
-function receive(message: ToWorker): void {
+let tail: Promise<unknown> = Promise.resolve();
+function receive(message: ToWorker | { follow: FollowRequest }): void {
+  if ('follow' in message) {
+    void follow(message.follow);
+    return;
+  }
   if ('stop' in message) {
     stopped = message.id;
     return;
@@ -291,6 +337,7 @@ function receive(message: ToWorker): void {
   const { id, call, args } = message;
   closing ||= call === 'close';
   tail = tail
+    .then(start)
     .then(() => handlers[call](args as never, id))
     .then((result) => post({ id, result }), (error) => post({ id, error: toWire(error) }));
 }

@@ -4,10 +4,11 @@
 //! (SmolLM, SmolLM2, TinyLlama). What the engine cannot compute exactly is refused by name.
 
 use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// The order in which stored blocks run (MobileLLM paper, section 3.3 and table 2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DepthSchedule {
     /// Every stored block runs once: 0, 1, .., n-1.
     Plain,
@@ -31,8 +32,9 @@ impl DepthSchedule {
     }
 }
 
-/// The numbers of one model. Field names follow `config.json` where it has them.
-#[derive(Debug, Clone, PartialEq)]
+/// The numbers of one model. Field names follow `config.json` where it has them; serialised, they are for other threads of
+/// this package, which read no `config.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     /// `mobilellm` or `llama`.
     pub model_type: String,

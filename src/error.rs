@@ -60,6 +60,9 @@ pub enum Error {
     /// WebGPU was asked for by name and cannot be had.
     #[error("WebGPU is not available: {reason}")]
     WebGpuUnavailable { reason: String },
+    /// One of the CPU threads failed; the others were stopped.
+    #[error("CPU threads: {problem}")]
+    Threads { problem: String },
     /// Main memory (in wasm: 4 GB at most a thread) could not hold what the model needs.
     #[error("out of memory: {what} needs {bytes} bytes more")]
     OutOfMemory { what: String, bytes: u64 },
@@ -107,6 +110,7 @@ impl Error {
             Error::Storage { .. } => "storage",
             Error::InUse { .. } => "model-in-use",
             Error::WebGpuUnavailable { .. } => "webgpu-unavailable",
+            Error::Threads { .. } => "cpu-threads",
             Error::OutOfMemory { .. } => "out-of-memory",
             Error::GpuOutOfMemory { .. } => "gpu-out-of-memory",
             Error::DeviceLost { .. } => "device-lost",
@@ -145,6 +149,7 @@ impl Error {
             Error::Storage { .. } => "Load with cache: 'none', or leave private browsing.",
             Error::InUse { .. } => "Close the model in every tab first.",
             Error::WebGpuUnavailable { .. } => "Load with device: 'auto' or 'cpu', or use a browser with WebGPU.",
+            Error::Threads { .. } => "Load the model again; if it persists, with threads: 1.",
             Error::OutOfMemory { .. } => "Use a smaller contextLength or dtype: 'q8', or close other tabs.",
             Error::GpuOutOfMemory { .. } => "Use a smaller contextLength, dtype: 'q8' or device: 'cpu'.",
             Error::DeviceLost { .. } => "Load the model again, or with device: 'cpu'.",

@@ -1,4 +1,38 @@
-//! MobileLLM in a web browser.
+//! MobileLLM in a web browser: WebGPU through wgpu, SIMD wasm on the CPU where there is none.
+//!
+//! A token:
+//!
+//! ```text
+//! text -> tokenizer -> ids -> session (keeps the prefix that the KV cache holds)
+//!      -> model: embed -> depth x (qkv -> attend -> matmul_add -> gate_up -> matmul_add) -> logits
+//!      -> sampler -> id -> tokenizer::Decoder (holds back unfinished characters) -> stop -> engine::Event
+//! ```
+//!
+//! A weight:
+//!
+//! ```text
+//! address -> weights::plan (which tensor lies where) -> piece: in the store and sound? else fetch, verify, store
+//!         -> model::Loader (whole rows, as f16) -> backend buffer -> the piece is dropped
+//! ```
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`config`] | `config.json` -> numbers, the depth schedule of layer sharing; refuses what is not computed exactly |
+//! | [`tokenizer`], [`text`] | text <-> ids, chat templates; the text side of one loaded model |
+//! | [`weights`] | files, pieces, verification, the store, conversion |
+//! | [`model`] | the block, written once over [`backend::Backend`]; the loader |
+//! | [`backend`] | the verbs: [`backend::cpu`] (plain loops as oracle, SIMD lanes, threads, 8 bit) and `backend::gpu` (WGSL) |
+//! | [`sampler`], [`stop`] | logits -> id; stop strings |
+//! | [`session`] | one timeline of tokens and its KV cache; a pulled generation |
+//! | [`engine`] | what is loaded, on which device; the only place where the backends meet in an enum |
+//! | [`conformance`], [`synthetic`] | every verb against the oracle; seeded weights of any shape |
+//! | `web` | the only place that names `wasm_bindgen`, `web_sys` and `js_sys` |
+//! | [`error`] | one error type, with a stable code and a remedy |
+//!
+//! What always holds: a fast path agrees with [`backend::cpu::naive`], and that with PyTorch (`tests/golden.rs`); every executed
+//! layer has its own keys and values, also where a stored block runs twice; nothing unverified is stored; outside input never
+//! panics.
+
 pub mod backend;
 pub mod config;
 pub mod conformance;

@@ -50,6 +50,7 @@ async function main() {
   models.options = { ...models.options, ...(await store.get('load-options')) };
 
   const chat = new Chat({ models, store, things, settings, tools, explains, perform: (call) => perform(call, check, doers, things) });
+  models.leave = () => Promise.all([chat.stop(), completion.stop()]);
   settings.onSystem = () => void chat.renew();
   const completion = completionView({ models, store, settings });
   const panel = modelsPanel(models, store);

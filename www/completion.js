@@ -10,12 +10,12 @@ export function completionView({ models, store, settings }) {
   const back = $('#take-back');
   const facts = $('#completion-facts');
   /** @type {any} */ let running = null;
+  let done = Promise.resolve();
   /** @type {string | null} */ let before = null;
   const key = () => `sheet:${models.id}`;
   const save = () => void store.set(key(), sheet.value);
 
   async function run() {
-    if (!models.llm || running) return;
     before = sheet.value;
     busy(true);
     facts.textContent = '';
@@ -39,6 +39,9 @@ export function completionView({ models, store, settings }) {
       save();
     }
   }
+  function start() {
+    if (models.llm && !running) done = run();
+  }
   /** @param {boolean} on */
   function busy(on) {
     sheet.readOnly = on;
@@ -48,7 +51,7 @@ export function completionView({ models, store, settings }) {
     (on ? stop : go).focus();
   }
 
-  go.addEventListener('click', run);
+  go.addEventListener('click', start);
   stop.addEventListener('click', () => running?.stop());
   back.addEventListener('click', () => {
     if (before === null) return;
@@ -60,12 +63,19 @@ export function completionView({ models, store, settings }) {
   });
   sheet.addEventListener('change', save);
   sheet.addEventListener('keydown', (/** @type {KeyboardEvent} */ e) => {
-    if (e.key === 'Enter' && (e.ctrlKey || e.metaKey)) (e.preventDefault(), void run());
+    if (e.key === 'Enter' && (e.ctrlKey || e.metaKey)) (e.preventDefault(), start());
   });
 
   return {
-    async open() {
+    /** Ends the running continuation; what was written stays. */
+    async stop() {
       running?.stop();
+      await done;
+    },
+    async open() {
+      before = null;
+      back.disabled = true;
+      facts.textContent = '';
       sheet.value = (await store.get(key())) ?? '';
     },
   };

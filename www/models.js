@@ -22,6 +22,7 @@ export class Models extends EventTarget {
   /** @type {any} */ progress = null;
   /** @type {ReturnType<typeof explain> | null} */ error = null;
   /** @type {Options} */ options = { device: 'auto', dtype: 'f16' };
+  /** Ends what still runs on the old model, before another takes its place. @type {() => Promise<unknown>} */ leave = async () => {};
   /** @type {AbortController | null} */ #abort = null;
 
   get id() {
@@ -50,6 +51,7 @@ export class Models extends EventTarget {
           this.dispatchEvent(new Event('progress'));
         },
       });
+      await this.leave();
       if (controller.signal.aborted) return void llm.close();
       const old = this.llm;
       this.llm = llm;

@@ -27,9 +27,11 @@ use crate::weights::Bytes;
 use std::ops::Range;
 
 /// How weights are held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// As published.
+    #[default]
     F16,
     /// 8-bit integers in groups with a scale ([`q8`]): half the memory.
     Q8,

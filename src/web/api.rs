@@ -4,6 +4,7 @@
 //! numbers survive. Errors are thrown as `{ code, message, remedy }`.
 
 use super::bytes::JsBytes;
+use super::exchange;
 use super::fetch::{UrlSource, WebHttp};
 use super::files::FilesSource;
 use super::host::WebHost;
@@ -102,20 +103,13 @@ enum CacheChoice {
     None,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Dtype {
-    F16,
-    Q8,
-}
-
 /// What `LoadRequest` of the protocol has besides.
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct LoadOptions {
     device: DeviceChoice,
-    dtype: Dtype,
     context_length: Option<usize>,
+    dtype: Precision,
 }
 
 type WebCheckpoint = Checkpoint<WebHost, WebSource, IdbStore>;
@@ -214,7 +208,7 @@ pub async fn estimate(#[wasm_bindgen(unchecked_param_type = "object")] request: 
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct EstimateOptions {
-        dtype: Dtype,
+        dtype: Precision,
         context_length: Option<usize>,
     }
     #[derive(Serialize)]
@@ -239,7 +233,7 @@ pub async fn estimate(#[wasm_bindgen(unchecked_param_type = "object")] request: 
         download_bytes: sizes.missing_bytes,
         disk_bytes: if checkpoint.source().remote() { sizes.total_bytes } else { 0 },
         gpu_bytes: held(2.0) + cached * 6,
-        cpu_bytes: held(if request.dtype == Dtype::Q8 { q8 } else { 2.0 }) + cached * 8,
+        cpu_bytes: held(if request.dtype == Precision::Q8 { q8 } else { 2.0 }) + cached * 8,
         free_bytes: sizes.free_bytes,
     })
 }
@@ -264,22 +258,28 @@ pub struct Engine {
     source: SourceRequest,
     options: LoadOptions,
     on_event: Function,
+    start_threads: Option<Function>,
     /// While it lives, the stored copy cannot be deleted.
     _checkpoint: WebCheckpoint,
 }
 
 #[wasm_bindgen]
 impl Engine {
-    /// Loads a model. `on_event` hears what [`checkpoint::Event`] says.
+    /// Loads a model. `on_event` hears what [`checkpoint::Event`] says; `start_threads` is that of [`super::exchange::cpu`].
     pub async fn load(
         #[wasm_bindgen(unchecked_param_type = "object")] request: JsValue,
         #[wasm_bindgen(unchecked_param_type = "(event: any) => void")] on_event: Function,
+        #[wasm_bindgen(
+            unchecked_optional_param_type = "(words: number, config: string, precision: string) => Promise<JsExchange | null>"
+        )]
+        start_threads: Option<Function>,
     ) -> Js<Engine> {
         let source = SourceRequest::new(&request)?;
         let options: LoadOptions = from_js(request)?;
         let checkpoint = source.checkpoint(teller(&on_event)).await?;
-        let (inner, info) = engine::Engine::open(&checkpoint, &options.open(), options.cpu()).await?;
-        Ok(Engine { inner, info, source, options, on_event, _checkpoint: checkpoint })
+        let (inner, info) =
+            engine::Engine::open(&checkpoint, &options.open(), options.cpu(start_threads.as_ref())).await?;
+        Ok(Engine { inner, info, source, options, on_event, start_threads, _checkpoint: checkpoint })
     }
 
     /// Loads the model again after its GPU device was lost, on the GPU or (`cpu`) on the CPU: sessions stay open and the answer
@@ -289,7 +289,10 @@ impl Engine {
             self.options.device = DeviceChoice::Cpu;
         }
         let checkpoint = self.source.checkpoint(teller(&self.on_event)).await?;
-        self.info = self.inner.recover(&checkpoint, &self.options.open(), self.options.cpu()).await?;
+        self.info = self
+            .inner
+            .recover(&checkpoint, &self.options.open(), self.options.cpu(self.start_threads.as_ref()))
+            .await?;
         Ok(())
     }
 
@@ -408,11 +411,8 @@ impl LoadOptions {
         OpenOptions { device: self.device, context_length: self.context_length }
     }
 
-    fn cpu(&self) -> impl AsyncFnOnce(&Config) -> Result<Cpu> + use<> {
-        let precision = match self.dtype {
-            Dtype::F16 => Precision::F16,
-            Dtype::Q8 => Precision::Q8,
-        };
-        async move |config: &Config| Ok(Cpu::new(config, precision))
+    fn cpu(&self, start: Option<&Function>) -> impl AsyncFnOnce(&Config) -> Result<Cpu> {
+        let precision = self.dtype;
+        async move |config: &Config| exchange::cpu(config, precision, start).await
     }
 }

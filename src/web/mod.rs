@@ -5,6 +5,7 @@ pub mod api;
 #[cfg(feature = "gpu")]
 pub mod bench;
 pub mod bytes;
+pub mod exchange;
 pub mod fetch;
 pub mod files;
 pub mod host;

@@ -172,7 +172,7 @@ fn output_tensors(plan: &Plan, tied: bool) -> Vec<(usize, TensorInfo)> {
         .tensors
         .iter()
         .enumerate()
-        .filter(|(_, t)| !(tied && both && t.info.name == HEAD) && !t.info.name.ends_with("rotary_emb.inv_freq"));
+        .filter(|(_, t)| !(t.info.name.ends_with("rotary_emb.inv_freq") || tied && both && t.info.name == HEAD));
     kept.map(|(number, t)| {
         let name = if tied && t.info.name == HEAD { EMBEDDING } else { &t.info.name };
         (number, TensorInfo { name: name.into(), dtype: Dtype::F16, shape: t.info.shape.clone() })

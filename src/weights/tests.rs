@@ -161,9 +161,9 @@ impl World {
 
     fn with(layout: Layout, seed: u64, least: usize) -> (Self, BTreeMap<String, Vec<u8>>, Tensors) {
         let world = Self::new();
-        let models = (seed..).step_by(10_000).map(|seed| model(&mut fastrand::Rng::with_seed(seed), layout));
+        let mut models = (seed..).step_by(10_000).map(|seed| model(&mut fastrand::Rng::with_seed(seed), layout));
         let size = |tensors: &Tensors| tensors.values().map(Vec::len).sum::<usize>();
-        let (files, tensors) = models.filter(|(_, tensors)| size(tensors) > least).next().unwrap();
+        let (files, tensors) = models.find(|(_, tensors)| size(tensors) > least).unwrap();
         publish(&world.server, layout, &files, 1);
         (world, files, tensors)
     }

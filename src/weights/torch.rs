@@ -632,7 +632,7 @@ mod tests {
     }
 
     fn text(s: &str) -> Vec<u8> {
-        [&[b'X'], &(s.len() as u32).to_le_bytes()[..], s.as_bytes()].concat()
+        [b"X", &(s.len() as u32).to_le_bytes()[..], s.as_bytes()].concat()
     }
 
     /// `{"w": tensor}` of the given storage class, elements, offset, shape and strides, in opcodes.

@@ -116,6 +116,10 @@ pub enum Fault {
     Replaced,
 }
 
+pub type Choose = Box<dyn FnMut(&Request) -> Option<Fault>>;
+/// Given the verb, whether it fails.
+pub type Failing = Box<dyn FnMut(&str) -> bool>;
+
 #[derive(Clone)]
 pub struct File {
     pub bytes: Vec<u8>,
@@ -129,7 +133,7 @@ pub struct Server {
     /// What [`Fault::Replaced`] puts in place.
     pub replacements: RefCell<BTreeMap<String, File>>,
     /// Chooses the fault of a request.
-    pub faults: RefCell<Option<Box<dyn FnMut(&Request) -> Option<Fault>>>>,
+    pub faults: RefCell<Option<Choose>>,
     pub requests: RefCell<Vec<Request>>,
     /// Bytes of bodies that were taken, by address.
     pub sent: RefCell<BTreeMap<String, usize>>,
@@ -255,7 +259,7 @@ pub struct Shelf {
     pub records: RefCell<BTreeMap<String, String>>,
     pub free: Cell<Option<u64>>,
     /// Whether the next read or write fails.
-    pub failing: RefCell<Option<Box<dyn FnMut(&str) -> bool>>>,
+    pub failing: RefCell<Option<Failing>>,
     locks: RefCell<HashMap<String, (usize, bool)>>,
     waiting: RefCell<Vec<Waker>>,
 }

@@ -104,7 +104,7 @@ impl Cpu {
     /// The leader of `count` threads of this process. The others end with it.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn with_threads(config: &Config, precision: Precision, count: usize) -> Self {
-        let mut team = Threads::team(count, Self::exchange_words(config)).into_iter().enumerate();
+        let mut team = Threads::team(count).into_iter().enumerate();
         let leader = team.next().map_or(Box::new(Solo) as Box<dyn Exchange>, |(_, exchange)| Box::new(exchange));
         for (rank, exchange) in team {
             let config = config.clone();

@@ -38,9 +38,6 @@ pub trait Exchange {
     /// Followers: waits for the next message.
     fn receive(&mut self, message: &mut Vec<u32>) -> Result<()>;
 
-    /// Most words of one message or gathering.
-    fn capacity(&self) -> usize;
-
     /// Tells every rank, waiting or not, that this one cannot go on.
     fn fail(&mut self, error: &Error);
 }
@@ -62,10 +59,6 @@ impl Exchange for Solo {
         Err(Error::internal("a rank alone has no leader"))
     }
 
-    fn capacity(&self) -> usize {
-        usize::MAX
-    }
-
     fn fail(&mut self, _: &Error) {}
 }
 
@@ -84,7 +77,6 @@ mod threads {
         meeting: Arc<(Mutex<Meeting>, Condvar)>,
         /// Meetings of this rank so far.
         round: usize,
-        capacity: usize,
     }
 
     #[derive(Default)]
@@ -98,10 +90,10 @@ mod threads {
 
     impl Threads {
         /// One for each of `count` ranks.
-        pub fn team(count: usize, capacity: usize) -> Vec<Threads> {
+        pub fn team(count: usize) -> Vec<Threads> {
             let meeting =
                 Arc::new((Mutex::new(Meeting { arrived: vec![0; count], ..Meeting::default() }), Condvar::new()));
-            (0..count).map(|rank| Threads { rank, count, meeting: meeting.clone(), round: 0, capacity }).collect()
+            (0..count).map(|rank| Threads { rank, count, meeting: meeting.clone(), round: 0 }).collect()
         }
 
         /// `put` fills the round's words; once every rank arrived, `take` reads them.
@@ -145,10 +137,6 @@ mod threads {
         fn receive(&mut self, message: &mut Vec<u32>) -> Result<()> {
             message.clear();
             self.meet(|_| (), |words| message.extend_from_slice(&words[1..1 + words[0] as usize]))
-        }
-
-        fn capacity(&self) -> usize {
-            self.capacity
         }
 
         fn fail(&mut self, error: &Error) {

@@ -1,0 +1,191 @@
+/**
+ * CPU threads: each is a worker with a wasm instance and weights of its own. What they hand each other lies in one
+ * SharedArrayBuffer; they meet by counters in it. See `src/backend/cpu/team.rs`.
+ */
+import { node } from './platform.js';
+
+/** Int32 indices of the shared head; the counters lie a cache line apart. */
+const FAILED = 0;
+const SLEEPERS = 1;
+const LENGTH = 2;
+const ARRIVED = 16;
+/** Bytes kept for the message of a failure. */
+const TEXT = 1024;
+/** Looks at a counter before sleeping on it: some tens of microseconds. */
+const SPINS = 1 << 14;
+/** Milliseconds of a sleep; whoever wakes looks whether another thread failed. */
+const NAP = 500;
+/** Milliseconds without a sign of another thread after which it counts as lost. */
+const LOST = 60_000;
+
+/** One thread's place at the meetings. Rank 0 leads. Methods of the `Exchange` of `src/web/exchange.rs`. */
+export class Exchange {
+  readonly rank: number;
+  readonly count: number;
+  readonly #head: Int32Array;
+  readonly #text: Uint8Array;
+  /** Of even and odd meetings, so that one may be read while the next is filled. */
+  readonly #slots: [Uint32Array, Uint32Array];
+  #round = 0;
+
+  constructor(shared: SharedArrayBuffer, rank: number, count: number, words: number) {
+    const data = 4 * ARRIVED * (1 + count) + TEXT;
+    this.rank = rank;
+    this.count = count;
+    this.#head = new Int32Array(shared, 0, ARRIVED * (1 + count));
+    this.#text = new Uint8Array(shared, data - TEXT, TEXT);
+    this.#slots = [new Uint32Array(shared, data, words), new Uint32Array(shared, data + 4 * words, words)];
+  }
+
+  static bytes(count: number, words: number): number {
+    return 4 * ARRIVED * (1 + count) + TEXT + 8 * words;
+  }
+
+  gather(own: Uint32Array, offset: number, all: Uint32Array): void {
+    const slot = this.#slots[(this.#round & 1) as 0 | 1];
+    slot.set(own, offset);
+    this.#meet();
+    all.set(slot.subarray(0, all.length));
+  }
+
+  send(message: Uint32Array): void {
+    const side = (this.#round & 1) as 0 | 1;
+    this.#slots[side].set(message);
+    Atomics.store(this.#head, LENGTH + side, message.length);
+    this.#meet();
+  }
+
+  /** Words of the next message, which {@link copy} then gives. */
+  receive(): number {
+    const side = this.#round & 1;
+    this.#meet();
+    return Atomics.load(this.#head, LENGTH + side);
+  }
+
+  copy(into: Uint32Array): void {
+    into.set(this.#slots[((this.#round - 1) & 1) as 0 | 1].subarray(0, into.length));
+  }
+
+  /** Every thread's next meeting throws `message`; the first failure stays. */
+  fail(message: string): void {
+    if (Atomics.load(this.#head, FAILED) !== 0) return;
+    const { written } = new TextEncoder().encodeInto(message, new Uint8Array(TEXT).subarray(0, TEXT));
+    const bytes = new TextEncoder().encode(message).subarray(0, written);
+    this.#text.set(bytes);
+    Atomics.compareExchange(this.#head, FAILED, 0, Math.max(1, bytes.length));
+    for (let rank = 0; rank < this.count; rank++) Atomics.notify(this.#head, ARRIVED * (1 + rank));
+  }
+
+  #meet(): void {
+    const head = this.#head;
+    const own = ARRIVED * (1 + this.rank);
+    const round = (this.#round = (this.#round + 1) | 0);
+    Atomics.store(head, own, round);
+    // The order of these two and of a sleeper's two (count itself, compare the counter) leaves no sleeper behind.
+    if (Atomics.load(head, SLEEPERS) > 0) Atomics.notify(head, own);
+    for (let rank = 0; rank < this.count; rank++) {
+      if (rank !== this.rank) this.#await(ARRIVED * (1 + rank), round);
+    }
+    if (Atomics.load(head, FAILED) !== 0) this.#throw();
+  }
+
+  #await(counter: number, round: number): void {
+    const head = this.#head;
+    for (let spin = 0; spin < SPINS; spin++) {
+      if (((Atomics.load(head, counter) - round) | 0) >= 0) return;
+    }
+    let waited = 0;
+    for (;;) {
+      const seen = Atomics.load(head, counter);
+      if (((seen - round) | 0) >= 0) return;
+      if (Atomics.load(head, FAILED) !== 0) this.#throw();
+      Atomics.add(head, SLEEPERS, 1);
+      const result = Atomics.wait(head, counter, seen, NAP);
+      Atomics.sub(head, SLEEPERS, 1);
+      // A follower may wait for its leader for ever: the next command comes when the user asks.
+      if (result === 'timed-out' && this.rank === 0 && (waited += NAP) >= LOST) {
+        this.fail('a thread stopped without a word');
+      }
+    }
+  }
+
+  #throw(): never {
+    const bytes = this.#text.slice(0, Atomics.load(this.#head, FAILED));
+    throw new Error(new TextDecoder().decode(bytes));
+  }
+}
+
+/** What a worker is told that is to be a thread. */
+export interface FollowRequest {
+  module: WebAssembly.Module;
+  shared: SharedArrayBuffer;
+  rank: number;
+  count: number;
+  words: number;
+  config: string;
+  precision: string;
+}
+
+interface Thread {
+  post(message: { follow: FollowRequest }): void;
+  terminate(): void;
+}
+
+/** The threads that follow this one. */
+export class Team {
+  readonly #threads: Thread[] = [];
+
+  /**
+   * Starts `count - 1` workers from `script` (this worker's own) and waits until each has its instance.
+   *
+   * @throws what kept a worker from starting; those that did start are ended.
+   */
+  async start(script: string, module: WebAssembly.Module, count: number, words: number, config: string, precision: string): Promise<Exchange> {
+    const shared = new SharedArrayBuffer(Exchange.bytes(count, words));
+    try {
+      const starts = Array.from({ length: count - 1 }, (_, i) =>
+        this.#spawn(script, { module, shared, rank: i + 1, count, words, config, precision }),
+      );
+      await Promise.all(starts);
+    } catch (error) {
+      this.end();
+      throw error;
+    }
+    return new Exchange(shared, 0, count, words);
+  }
+
+  end(): void {
+    for (const thread of this.#threads.splice(0)) thread.terminate();
+  }
+
+  #spawn(script: string, follow: FollowRequest): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const heard = (message: { following?: true; failed?: string }) =>
+        message.following ? resolve() : reject(new Error(message.failed ?? 'unexpected answer of a CPU thread'));
+      if (node) {
+        const worker = new node.threads.Worker(node.url.fileURLToPath(script));
+        worker.on('message', heard).on('error', reject);
+        this.#threads.push({ post: (m) => worker.postMessage(m), terminate: () => void worker.terminate() });
+      } else {
+        const worker = new Worker(script, { type: 'module' });
+        worker.onmessage = ({ data }) => heard(data);
+        worker.onerror = (event) => reject(new Error(event.message || 'a CPU thread could not start'));
+        this.#threads.push({ post: (m) => worker.postMessage(m), terminate: () => worker.terminate() });
+      }
+      this.#threads.at(-1)!.post({ follow });
+    });
+  }
+}
+
+/** How many threads to use, and why not more; `wanted` null: all cores. */
+export function threadCount(wanted: number | null): { threads: number; reason: string | null } {
+  if (!node && !globalThis.crossOriginIsolated) {
+    if (wanted === 1) return { threads: 1, reason: null };
+    return {
+      threads: 1,
+      reason: 'one CPU thread: the page is not cross-origin isolated (serve it with COOP: same-origin and COEP: require-corp, or use sw-helper)',
+    };
+  }
+  const cores = node ? node.os.availableParallelism() : navigator.hardwareConcurrency || 1;
+  return { threads: wanted ?? cores, reason: null };
+}
