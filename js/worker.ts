@@ -181,8 +181,14 @@ async function surviving<T>(work: () => Promise<T>): Promise<T> {
     try {
       return await work();
     } catch (error) {
-      const { code, message } = toWire(error);
-      if (code !== 'device-lost') throw error;
+      const { code } = toWire(error);
+      if (code !== 'device-lost' && code !== 'gpu-error') throw error;
+      // What was under way fails first; that the device is lost is told up to a moment later.
+      for (let waits = 0; waits < 25 && loaded().deviceLost() === undefined; waits++) {
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+      const message = loaded().deviceLost();
+      if (message === undefined) throw error;
       const now = performance.now();
       const cpu = losses.some((loss) => now - loss < 60_000);
       losses.push(now);

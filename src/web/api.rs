@@ -296,6 +296,12 @@ impl Engine {
         Ok(())
     }
 
+    /// Why the GPU device was lost, once it was.
+    #[wasm_bindgen(js_name = deviceLost)]
+    pub fn device_lost(&mut self) -> Option<String> {
+        self.inner.device_lost()
+    }
+
     pub fn info(&self) -> Js<JsValue> {
         to_js(&self.info)
     }

@@ -66,12 +66,15 @@ fn source(kernel: Kernel, subgroups: bool) -> String {
 /// Values of a shader's `override` constants.
 pub(super) type Constants<'a> = &'a [(&'static str, f64)];
 
+/// A kernel with its constants, as bits that can be compared.
+type Variant = (Kernel, Vec<(&'static str, u64)>);
+
 /// Compiled shaders of one device, each made once.
 pub(super) struct Kernels {
     device: wgpu::Device,
     subgroups: bool,
     modules: HashMap<Kernel, wgpu::ShaderModule>,
-    pipelines: HashMap<(Kernel, Vec<(&'static str, u64)>), wgpu::ComputePipeline>,
+    pipelines: HashMap<Variant, wgpu::ComputePipeline>,
 }
 
 /// A kernel with everything bound that it reads and writes: made once, launched every step.
