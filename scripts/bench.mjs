@@ -2,10 +2,11 @@
 // MobileLLM-125M with seeded random weights. Prints a table and appends a record to target/bench/results.jsonl.
 //   npm run bench [-- words]     words choose models (demo, 125m) and tiers (cpu, webgpu); --gpu: the machine's own GPU
 //                                instead of WebGPU in software
-import { appendFileSync, copyFileSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { appendFileSync, mkdirSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
-import { output, root, run, target } from './lib.mjs';
+import { made, synthesise } from '../bench/model.mjs';
+import { output, root } from './lib.mjs';
 import { serve } from './serve.mjs';
 import { launch } from '../tests/lib/browser.mjs';
 
@@ -19,25 +20,9 @@ if (unknown.length > 0) {
 }
 
 await import('./build.mjs');
-const made = join(target, 'bench');
 const models = { demo: '/models/demo/', '125m': '/bench/125m/' };
+mkdirSync(made, { recursive: true });
 if (chosen(Object.keys(models)).includes('125m')) synthesise();
-
-/** Public configuration of MobileLLM-125M (the paper's Table 9), with the demo's tokenizer: only the shapes matter here. */
-function synthesise() {
-  const folder = join(made, '125m');
-  if (existsSync(join(folder, 'config.json')) && existsSync(join(folder, 'tokenizer.json'))) return;
-  mkdirSync(made, { recursive: true });
-  const config = {
-    architectures: ['MobileLLMForCausalLM'], model_type: 'mobilellm', vocab_size: 32000, hidden_size: 576, intermediate_size: 1536,
-    num_hidden_layers: 30, num_attention_heads: 9, num_key_value_heads: 3, head_dim: 64, hidden_act: 'silu', rms_norm_eps: 1e-5,
-    rope_theta: 10000, max_position_embeddings: 2048, share_embedding: true, tie_word_embeddings: false, layer_sharing: false,
-    attention_bias: false, mlp_bias: false, bos_token_id: 1, eos_token_id: 2, torch_dtype: 'float16',
-  };
-  writeFileSync(join(made, '125m.json'), JSON.stringify(config));
-  run('cargo', ['run', '--release', '--bin', 'mobilellm', '--', 'synth', folder, join(made, '125m.json'), '--shards', '16']);
-  for (const name of ['tokenizer.json', 'tokenizer_config.json']) copyFileSync(join(root, 'www/models/demo', name), join(folder, name));
-}
 
 const { server, url } = await serve({
   '/': join(root, 'www'), '/pkg/': join(root, 'pkg'), '/tests/': join(root, 'tests'), '/bench/': made,

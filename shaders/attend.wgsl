@@ -1,5 +1,5 @@
 // Causal attention of one row and one query head over positions 0..=its own, with a running maximum (Milakov &
-// Gimelshein 2018): scores of CHUNK positions at a time are all that is ever held.
+// Gimelshein 2018): scores of CHUNK positions at a time are all that is ever held. THREADS is 256.
 
 struct Step {
     start: u32, // position of row 0
@@ -13,46 +13,35 @@ override HEADS: u32 = 1u;
 override KV_HEADS: u32 = 1u;
 override HEAD_DIM: u32 = 64u;
 
-const THREADS = 256u;
-const CHUNK = 1024u;
+const CHUNK = 512u;
 
 @group(0) @binding(0) var<uniform> step: Step;
 @group(0) @binding(1) var<storage, read> q: array<vec4f>; // (rows, HEADS HEAD_DIM)
-@group(0) @binding(2) var<storage, read> keys: array<vec4f>; // (capacity, KV_HEADS HEAD_DIM)
+@group(0) @binding(2) var<storage, read> keys: array<vec4f>; // (KV_HEADS HEAD_DIM / 4, capacity, 4): neighbours read neighbours
 @group(0) @binding(3) var<storage, read> values: array<vec4u>; // (capacity, KV_HEADS HEAD_DIM) f16
 @group(0) @binding(4) var<storage, read_write> a: array<f32>; // (rows, HEADS HEAD_DIM)
 
-var<workgroup> query: array<vec4f, 64>; // HEAD_DIM <= 256
+var<workgroup> query: array<vec4f, 64>; // HEAD_DIM is at most 256
 var<workgroup> scores: array<f32, CHUNK>;
-var<workgroup> shared_value: array<f32, THREADS>;
-var<workgroup> partial: array<array<vec4f, 2>, THREADS>;
-
-fn largest(i: u32, value: f32) -> f32 {
-    shared_value[i] = value;
-    for (var s = THREADS / 2u; s > 0u; s >>= 1u) {
-        workgroupBarrier();
-        if i < s {
-            shared_value[i] = max(shared_value[i], shared_value[i + s]);
-        }
-    }
-    return workgroupUniformLoad(&shared_value[0]);
-}
+var<workgroup> partial: array<vec4f, 256>;
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) i: u32) {
     let head = group.x;
     let row = group.y;
     let context = step.start + row + 1u;
-    let width = HEAD_DIM / 8u; // of one head, in vec4u
-    let stride = KV_HEADS * width;
-    let offset = head / (HEADS / KV_HEADS) * width;
-    if i < 2u * width {
-        query[i] = q[(row * HEADS + head) * 2u * width + i] * inverseSqrt(f32(HEAD_DIM));
+    let quads = HEAD_DIM / 4u;
+    let capacity = arrayLength(&keys) / (KV_HEADS * quads);
+    let kv = head / (HEADS / KV_HEADS);
+    if i < quads {
+        query[i] = q[(row * HEADS + head) * quads + i] * inverseSqrt(f32(HEAD_DIM));
     }
-    // For the weighted sum of values: thread = slice * width + eighth.
+    // For the weighted sum of values: thread = slice * width + eighth of the head.
+    let width = HEAD_DIM / 8u;
+    let stride = KV_HEADS * width;
     let slices = THREADS / width;
     let slice = i / width;
-    let eighth = i % width;
+    let value = kv * width + i % width;
     var sum0 = vec4f();
     var sum1 = vec4f();
     var highest = -3.4e38;
@@ -62,10 +51,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) i:
         workgroupBarrier();
         var best = -3.4e38;
         for (var t = i; t < count; t += THREADS) {
-            let origin = 2u * ((chunk + t) * stride + offset);
+            var at = kv * quads * capacity + chunk + t;
             var score = 0.0;
-            for (var k = 0u; k < 2u * width; k++) {
-                score += dot(keys[origin + k], query[k]);
+            for (var k = 0u; k < quads; k += 2u) { // HEAD_DIM is a multiple of 8
+                score += dot(keys[at], query[k]) + dot(keys[at + capacity], query[k + 1u]);
+                at += 2u * capacity;
             }
             scores[t] = score;
             best = max(best, score);
@@ -76,34 +66,46 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) i:
         total *= shrink;
         sum0 *= shrink;
         sum1 *= shrink;
-        for (var t = i; t < count; t += THREADS) {
-            let p = exp(scores[t] - highest);
+        for (var t = i; t < CHUNK; t += THREADS) {
+            let p = select(0.0, exp(scores[t] - highest), t < count);
             scores[t] = p;
             total += p;
         }
         workgroupBarrier();
         if slice < slices {
-            for (var t = slice; t < count; t += slices) {
-                let w = values[(chunk + t) * stride + offset + eighth];
-                sum0 += scores[t] * vec4f(unpack2x16float(w.x), unpack2x16float(w.y));
-                sum1 += scores[t] * vec4f(unpack2x16float(w.z), unpack2x16float(w.w));
+            for (var t = slice; t < count; t += 4u * slices) {
+                // four loads under way at once; past the end the weight is 0
+                let t1 = min(t + slices, CHUNK - 1u);
+                let t2 = min(t + 2u * slices, CHUNK - 1u);
+                let t3 = min(t + 3u * slices, CHUNK - 1u);
+                let last = chunk + count - 1u;
+                let w0 = values[(chunk + t) * stride + value];
+                let w1 = values[min(chunk + t1, last) * stride + value];
+                let w2 = values[min(chunk + t2, last) * stride + value];
+                let w3 = values[min(chunk + t3, last) * stride + value];
+                let p0 = scores[t];
+                let p1 = select(0.0, scores[t1], t + slices < count);
+                let p2 = select(0.0, scores[t2], t + 2u * slices < count);
+                let p3 = select(0.0, scores[t3], t + 3u * slices < count);
+                sum0 += p0 * vec4f(unpack2x16float(w0.x), unpack2x16float(w0.y)) + p1 * vec4f(unpack2x16float(w1.x), unpack2x16float(w1.y))
+                    + p2 * vec4f(unpack2x16float(w2.x), unpack2x16float(w2.y)) + p3 * vec4f(unpack2x16float(w3.x), unpack2x16float(w3.y));
+                sum1 += p0 * vec4f(unpack2x16float(w0.z), unpack2x16float(w0.w)) + p1 * vec4f(unpack2x16float(w1.z), unpack2x16float(w1.w))
+                    + p2 * vec4f(unpack2x16float(w2.z), unpack2x16float(w2.w)) + p3 * vec4f(unpack2x16float(w3.z), unpack2x16float(w3.w));
             }
         }
     }
-    partial[i] = array(sum0, sum1);
-    shared_value[i] = total;
-    for (var s = THREADS / 2u; s > 0u; s >>= 1u) {
+    let all = sum(i, vec4f(), total).one;
+    // Over the slices, one half of the eight elements at a time.
+    for (var half = 0u; half < 2u; half++) {
         workgroupBarrier();
-        if i < s {
-            shared_value[i] += shared_value[i + s];
+        partial[i] = select(sum0, sum1, half == 1u);
+        workgroupBarrier();
+        if i < HEAD_DIM / 2u {
+            var y = 0.0;
+            for (var s = 0u; s < slices; s++) {
+                y += partial[s * width + i / 4u][i % 4u];
+            }
+            a[(row * HEADS + head) * HEAD_DIM + i / 4u * 8u + half * 4u + i % 4u] = y / all;
         }
-    }
-    workgroupBarrier();
-    if i < HEAD_DIM {
-        var y = 0.0;
-        for (var s = 0u; s < slices; s++) {
-            y += partial[s * width + i / 8u][i / 4u % 2u][i % 4u];
-        }
-        a[(row * HEADS + head) * HEAD_DIM + i] = y / shared_value[0];
     }
 }

@@ -1,5 +1,5 @@
-// logits = W . RMSNorm(x), for few rows of x. LANES threads share four rows of W; a head that is split over buffers runs
-// once for each part.
+// logits = W . RMSNorm(x), for few rows of x. A workgroup makes four; a head that is split over buffers runs once
+// for each part.
 
 struct Step {
     start: u32, // position of row 0
@@ -16,57 +16,42 @@ override EPSILON: f32 = 1e-5;
 override FIRST: u32 = 0u;
 override COUNT: u32 = 64u;
 
-const LANES = 32u;
-const GROUPS = 2u;
-
 @group(0) @binding(0) var<uniform> step: Step;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>; // (rows, HIDDEN)
 @group(0) @binding(2) var<storage, read> gain: array<vec4f>; // (HIDDEN)
 @group(0) @binding(3) var<storage, read> weight: array<vec4u>; // (COUNT, HIDDEN) f16
 @group(0) @binding(4) var<storage, read_write> logits: array<f32>; // (rows, VOCAB)
 
-var<workgroup> products: array<vec4f, LANES * GROUPS>;
-var<workgroup> squares: array<f32, LANES * GROUPS>;
 
 fn dot8(w: vec4u, a: vec4f, b: vec4f) -> f32 {
     return dot(vec4f(unpack2x16float(w.x), unpack2x16float(w.y)), a)
         + dot(vec4f(unpack2x16float(w.z), unpack2x16float(w.w)), b);
 }
 
-@compute @workgroup_size(LANES, GROUPS)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u, @builtin(local_invocation_index) i: u32) {
-    let row = 4u * (group.x * GROUPS + local.y);
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) i: u32) {
+    let row = 4u * group.x;
     let width = HIDDEN / 8u;
     let w = min(vec4u(row, row + 1u, row + 2u, row + 3u), vec4u(COUNT - 1u)) * width;
     let origin = (step.first + group.y) * width;
-    var sum = vec4f();
-    var square = 0.0;
-    for (var k = local.x; k < width; k += LANES) {
+    var products = vec4f();
+    var squares = 0.0;
+    for (var k = i; k < width; k += THREADS) {
         let x0 = x[2u * (origin + k)];
         let x1 = x[2u * (origin + k) + 1u];
         let a = x0 * gain[2u * k];
         let b = x1 * gain[2u * k + 1u];
-        square += dot(x0, x0) + dot(x1, x1);
-        sum += vec4f(
+        squares += dot(x0, x0) + dot(x1, x1);
+        products += vec4f(
             dot8(weight[w.x + k], a, b),
             dot8(weight[w.y + k], a, b),
             dot8(weight[w.z + k], a, b),
             dot8(weight[w.w + k], a, b),
         );
     }
-    products[i] = sum;
-    squares[i] = square;
-    for (var s = LANES / 2u; s > 0u; s >>= 1u) {
-        workgroupBarrier();
-        if local.x < s {
-            products[i] += products[i + s];
-            squares[i] += squares[i + s];
-        }
-    }
-    workgroupBarrier();
-    if local.x < 4u && row + local.x < COUNT {
-        let first = local.y * LANES;
-        let scale = inverseSqrt(squares[first] / f32(HIDDEN) + EPSILON);
-        logits[group.y * VOCAB + FIRST + row + local.x] = products[first][local.x] * scale;
+    let total = sum(i, products, squares);
+    if i < 4u && row + i < COUNT {
+        let scale = inverseSqrt(total.one / f32(HIDDEN) + EPSILON);
+        logits[group.y * VOCAB + FIRST + row + i] = total.four[i] * scale;
     }
 }

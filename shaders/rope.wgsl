@@ -17,7 +17,7 @@ override HEAD_DIM: u32 = 64u;
 @group(0) @binding(1) var<storage, read> y: array<f32>; // (rows, (HEADS + 2 KV_HEADS) HEAD_DIM)
 @group(0) @binding(2) var<storage, read> rope: array<vec2f>; // (positions, HEAD_DIM / 2): cosine, sine
 @group(0) @binding(3) var<storage, read_write> q: array<f32>; // (rows, HEADS HEAD_DIM)
-@group(0) @binding(4) var<storage, read_write> keys: array<f32>; // (capacity, KV_HEADS HEAD_DIM)
+@group(0) @binding(4) var<storage, read_write> keys: array<f32>; // (KV_HEADS HEAD_DIM / 4, capacity, 4)
 @group(0) @binding(5) var<storage, read_write> values: array<u32>; // (capacity, KV_HEADS HEAD_DIM) f16
 
 @compute @workgroup_size(64)
@@ -46,13 +46,16 @@ fn main(@builtin(global_invocation_id) at: vec3u) {
         q[to + half + 1u] = v.w;
     } else {
         let kv = head - HEADS;
-        let to = (position * KV_HEADS + kv % KV_HEADS) * HEAD_DIM + j;
         if kv < KV_HEADS {
+            let capacity = arrayLength(&keys) / (KV_HEADS * HEAD_DIM);
+            let to = 4u * ((kv * HEAD_DIM + j) / 4u * capacity + position) + j % 4u;
+            let far = to + half * capacity;
             keys[to] = v.x;
             keys[to + 1u] = v.y;
-            keys[to + half] = v.z;
-            keys[to + half + 1u] = v.w;
+            keys[far] = v.z;
+            keys[far + 1u] = v.w;
         } else {
+            let to = (position * KV_HEADS + kv - KV_HEADS) * HEAD_DIM + j;
             values[to / 2u] = pack2x16float(v.xy);
             values[(to + half) / 2u] = pack2x16float(v.zw);
         }

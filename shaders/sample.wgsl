@@ -37,10 +37,12 @@ const SEEN = 0x80000000u;
 @group(0) @binding(3) var<storage, read_write> history: array<u32>; // (VOCAB)
 @group(0) @binding(4) var<storage, read_write> work: array<f32>; // (VOCAB) penalised logits, then weights
 @group(0) @binding(5) var<storage, read_write> chosen: array<u32>;
+@group(0) @binding(6) var<storage, read_write> candidates: array<f32>; // (VOCAB) weights among which the border of top-p lies
 
 var<workgroup> values: array<f32, THREADS>;
 var<workgroup> indices: array<u32, THREADS>;
 var<workgroup> buckets: array<array<vec4f, 4>, THREADS / 2u>;
+var<workgroup> candidate_count: atomic<u32>;
 var<workgroup> first_above: atomic<u32>;
 var<workgroup> last_kept: atomic<u32>;
 
@@ -79,26 +81,28 @@ struct Threshold {
     above: f32, // mass of what is greater
 }
 
-/// The greatest key such that the mass of all values of at least that key reaches `target`. The mass of a value is
-/// itself, or 1.
-fn threshold(i: u32, target_mass: f32, weighted: bool) -> Threshold {
+/// The greatest key such that the mass of all values of at least that key reaches `target_mass`: of the first `count`
+/// candidates, whose mass is their value, or else of `work`, where each has mass 1.
+fn threshold(i: u32, target_mass: f32, weighted: bool, count: u32) -> Threshold {
     var found = Threshold(0u, 0.0);
     for (var shift = 32u; shift > 0u;) {
         shift -= 4u;
         var mass = array<vec4f, 4>();
-        for (var k = 0u; k < owned(); k++) {
-            let id = id_of(i, k);
-            if id < VOCAB {
-                let value = work[id];
-                let key = ordered(value);
-                if key >= found.key {
-                    let digit = vec4u(min(15u, (key - found.key) >> shift));
-                    let m = vec4f(select(1.0, value, weighted));
-                    mass[0] += select(vec4f(), m, digit == vec4u(0u, 1u, 2u, 3u));
-                    mass[1] += select(vec4f(), m, digit == vec4u(4u, 5u, 6u, 7u));
-                    mass[2] += select(vec4f(), m, digit == vec4u(8u, 9u, 10u, 11u));
-                    mass[3] += select(vec4f(), m, digit == vec4u(12u, 13u, 14u, 15u));
-                }
+        for (var k = i; k < count; k += THREADS) {
+            var value: f32;
+            if weighted {
+                value = candidates[k];
+            } else {
+                value = work[k];
+            }
+            let key = ordered(value);
+            if key >= found.key {
+                let digit = vec4u(min(15u, (key - found.key) >> shift));
+                let m = vec4f(select(1.0, value, weighted));
+                mass[0] += select(vec4f(), m, digit == vec4u(0u, 1u, 2u, 3u));
+                mass[1] += select(vec4f(), m, digit == vec4u(4u, 5u, 6u, 7u));
+                mass[2] += select(vec4f(), m, digit == vec4u(8u, 9u, 10u, 11u));
+                mass[3] += select(vec4f(), m, digit == vec4u(12u, 13u, 14u, 15u));
             }
         }
         workgroupBarrier();
@@ -183,7 +187,9 @@ fn main(@builtin(local_invocation_index) i: u32) {
 fn draw(i: u32, highest: f32) -> u32 {
     var floor = -3.4e38;
     if sampling.top_k > 0u && sampling.top_k < VOCAB {
-        floor = from_ordered(threshold(i, f32(sampling.top_k), false).key);
+        storageBarrier();
+        workgroupBarrier();
+        floor = from_ordered(threshold(i, f32(sampling.top_k), false, VOCAB).key);
     }
     var mine = 0.0;
     for (var k = 0u; k < owned(); k++) {
@@ -197,8 +203,22 @@ fn draw(i: u32, highest: f32) -> u32 {
     }
     var least = sampling.min_p; // the most probable id has weight 1
     if sampling.top_p < 1.0 {
-        let target_mass = sampling.top_p * sum(i, mine);
-        let cut = threshold(i, target_mass, true);
+        if i == 0u {
+            atomicStore(&candidate_count, 0u);
+        }
+        let whole = sum(i, mine);
+        let target_mass = sampling.top_p * whole;
+        // All weights below this sum to less than what top-p cuts off.
+        let sure = 0.99 * (1.0 - sampling.top_p) * whole / f32(VOCAB);
+        for (var k = 0u; k < owned(); k++) {
+            let id = id_of(i, k);
+            if id < VOCAB && work[id] >= sure {
+                candidates[atomicAdd(&candidate_count, 1u)] = work[id];
+            }
+        }
+        storageBarrier();
+        workgroupBarrier();
+        let cut = threshold(i, target_mass, true, atomicLoad(&candidate_count));
         let border = from_ordered(cut.key);
         least = max(least, border);
         var ties = 0.0;

@@ -456,7 +456,7 @@ pub struct Info {
 pub enum Engine {
     Cpu(Loaded<Cpu>),
     #[cfg(feature = "gpu")]
-    Gpu(Loaded<Gpu>),
+    Gpu(Box<Loaded<Gpu>>),
 }
 
 /// Runs the expression on whichever backend is inside.
@@ -520,7 +520,7 @@ impl Engine {
                     info.adapter = Some(device.name());
                     info.features = device.features();
                     info.reason = "WebGPU is available".into();
-                    return Ok((Engine::Gpu(loaded), info));
+                    return Ok((Engine::Gpu(Box::new(loaded)), info));
                 }
                 Err(error) if options.device == DeviceChoice::Auto && error.is_of_the_gpu() => {
                     info.reason = error.to_string();
@@ -570,7 +570,7 @@ impl Engine {
         match std::mem::replace(self, fresh) {
             Engine::Cpu(old) => each!(self, loaded => loaded.inherit(old)?),
             #[cfg(feature = "gpu")]
-            Engine::Gpu(old) => each!(self, loaded => loaded.inherit(old)?),
+            Engine::Gpu(old) => each!(self, loaded => loaded.inherit(*old)?),
         }
         Ok(info)
     }

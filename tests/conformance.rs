@@ -33,7 +33,7 @@ mod gpu {
         let device = pollster::block_on(Device::open(options)).unwrap();
         // values are held as f16
         let report = pollster::block_on(check(|config| Gpu::new(&device, config), 1e-3)).unwrap();
-        println!("{}: {report}", device.name());
+        println!("{} {:?}: {report}", device.name(), device.features());
         report.into_result().unwrap();
     }
 
@@ -45,6 +45,12 @@ mod gpu {
     /// Tables over the binding limit.
     #[test]
     fn split() {
-        run(&DeviceOptions { max_table_binding: Some(100_000) });
+        run(&DeviceOptions { max_table_binding: Some(100_000), ..DeviceOptions::default() });
+    }
+
+    /// Reductions in workgroup memory.
+    #[test]
+    fn without_subgroups() {
+        run(&DeviceOptions { no_subgroups: true, ..DeviceOptions::default() });
     }
 }

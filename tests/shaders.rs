@@ -14,7 +14,10 @@ fn modules() -> Vec<(String, Module)> {
         .map(|entry| {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            let source = std::fs::read_to_string(&path).unwrap();
+            let mut source = std::fs::read_to_string(&path).unwrap();
+            if source.contains("sum(i, ") && !source.contains("fn sum(") {
+                source.insert_str(0, include_str!("../shaders/reduce.wgsl"));
+            }
             let module = naga::front::wgsl::parse_str(&source)
                 .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&source)));
             (name, module)
@@ -27,11 +30,16 @@ fn modules() -> Vec<(String, Module)> {
 #[test]
 fn valid_and_within_default_limits() {
     // `unpack2x16float` and its like: part of WGSL itself
-    let capabilities = naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let capabilities = naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32 | naga::valid::Capabilities::SUBGROUP;
     for (name, module) in modules() {
         naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities)
+            .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+            .subgroup_operations(naga::valid::SubgroupOperationSet::all())
             .validate(&module)
             .unwrap_or_else(|e| panic!("{name}: {e:?}"));
+        if name.starts_with("reduce") {
+            continue; // functions for the others
+        }
         assert_eq!(module.entry_points.len(), 1, "{name}: one verb a file");
         let [x, y, z] = module.entry_points[0].workgroup_size;
         assert!(x * y * z <= 256, "{name}: {x} x {y} x {z} invocations");

@@ -10,3 +10,5 @@ pub mod fetch;
 pub mod files;
 pub mod host;
 pub mod store;
+#[cfg(feature = "gpu")]
+pub mod webgpu;

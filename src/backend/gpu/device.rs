@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex};
 pub struct DeviceOptions {
     /// Largest binding of an embedding table or head, in bytes, where the adapter would allow more; for tests of split ones.
     pub max_table_binding: Option<u64>,
+    /// Do without subgroups where the adapter has them.
+    pub no_subgroups: bool,
 }
 
 /// An open GPU device. Clones share it.
@@ -20,6 +22,7 @@ pub struct Device {
     adapter: wgpu::AdapterInfo,
     max_binding: u64,
     max_table_binding: u64,
+    subgroups: bool,
     allocated: Rc<Cell<u64>>,
     /// The first error that no call returned, and the loss of the device.
     fate: Arc<Mutex<Fate>>,
@@ -58,10 +61,8 @@ impl Device {
             max_storage_buffer_binding_size: most.max_storage_buffer_binding_size,
             ..wgpu::Limits::default()
         };
-        let (device, queue) = adapter
-            .request_device(&wgpu::DeviceDescriptor { required_limits, ..Default::default() })
-            .await
-            .map_err(|e| unavailable(format!("no device: {e}")))?;
+        let (device, queue, subgroups) =
+            request_device(&adapter, required_limits, !options.no_subgroups).await.map_err(unavailable)?;
         let fate = Arc::new(Mutex::new(Fate::default()));
         let log = fate.clone();
         device.on_uncaptured_error(Arc::new(move |error| {
@@ -81,6 +82,7 @@ impl Device {
         let max_binding = most.max_storage_buffer_binding_size.min(most.max_buffer_size);
         Ok(Device {
             max_binding,
+            subgroups,
             max_table_binding: max_binding.min(options.max_table_binding.unwrap_or(u64::MAX)),
             adapter: adapter.get_info(),
             allocated: Rc::default(),
@@ -92,6 +94,10 @@ impl Device {
 
     /// What the system calls the adapter.
     pub fn name(&self) -> String {
+        #[cfg(target_arch = "wasm32")]
+        if let Some(name) = crate::web::webgpu::adapter_name(&self.device) {
+            return name;
+        }
         let a = &self.adapter;
         let parts = [a.name.as_str(), a.driver.as_str(), a.driver_info.as_str()];
         parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(", ")
@@ -99,12 +105,16 @@ impl Device {
 
     /// What of the adapter is used beyond WebGPU's minimum.
     pub fn features(&self) -> Vec<String> {
-        Vec::new()
+        self.subgroups.then(|| "subgroups".to_owned()).into_iter().collect()
     }
 
     /// Whether the "GPU" is a program on the CPU, slower than this crate's own.
     pub fn is_software(&self) -> bool {
         self.adapter.device_type == wgpu::DeviceType::Cpu
+    }
+
+    pub(super) fn subgroups(&self) -> bool {
+        self.subgroups
     }
 
     /// Bytes of GPU memory that this crate holds on the device.
@@ -194,5 +204,26 @@ impl Drop for Owned {
     fn drop(&mut self) {
         self.allocated.set(self.allocated.get() - self.buffer.size());
         self.buffer.destroy();
+    }
+}
+
+/// A device and whether it has subgroups.
+async fn request_device(
+    adapter: &wgpu::Adapter,
+    required_limits: wgpu::Limits,
+    subgroups: bool,
+) -> std::result::Result<(wgpu::Device, wgpu::Queue, bool), String> {
+    #[cfg(target_arch = "wasm32")]
+    {
+        let descriptor = wgpu::DeviceDescriptor { required_limits, ..Default::default() };
+        crate::web::webgpu::request_device(adapter, &descriptor, subgroups).await
+    }
+    #[cfg(not(target_arch = "wasm32"))]
+    {
+        let wanted = if subgroups { wgpu::Features::SUBGROUP } else { wgpu::Features::empty() };
+        let required_features = adapter.features() & wanted;
+        let descriptor = wgpu::DeviceDescriptor { required_limits, required_features, ..Default::default() };
+        let (device, queue) = adapter.request_device(&descriptor).await.map_err(|e| format!("no device: {e}"))?;
+        Ok((device, queue, !required_features.is_empty()))
     }
 }

@@ -19,13 +19,20 @@ pub(super) enum Kernel {
     Swiglu,
 }
 
+macro_rules! shader {
+    ($name:literal) => {
+        include_str!(concat!("../../../shaders/", $name, ".wgsl"))
+    };
+}
+
 impl Kernel {
+    /// Whether it calls the functions of `reduce.wgsl`.
+    fn reduces(self) -> bool {
+        use Kernel::*;
+        matches!(self, Qkv | Attend | MatmulAdd | GateUp | Logits | RmsNorm)
+    }
+
     fn source(self) -> &'static str {
-        macro_rules! shader {
-            ($name:literal) => {
-                include_str!(concat!("../../../shaders/", $name, ".wgsl"))
-            };
-        }
         match self {
             Kernel::Embed => shader!("embed"),
             Kernel::Qkv => shader!("qkv"),
@@ -43,14 +50,29 @@ impl Kernel {
     }
 }
 
+/// The whole module. WGSL wants `enable subgroups`; naga 30 knows the functions but not that line.
+fn source(kernel: Kernel, subgroups: bool) -> String {
+    let enable = if subgroups && cfg!(target_arch = "wasm32") { "enable subgroups;\n" } else { "" };
+    let reduce = match (kernel.reduces(), subgroups) {
+        (false, _) => return kernel.source().to_owned(),
+        (true, false) => shader!("reduce"),
+        (true, true) => shader!("reduce_subgroups"),
+    };
+    [enable, reduce, kernel.source()].concat()
+}
+
 /// Values of a shader's `override` constants.
 pub(super) type Constants<'a> = &'a [(&'static str, f64)];
+
+/// A kernel with its constants, as bits that can be compared.
+type Variant = (Kernel, Vec<(&'static str, u64)>);
 
 /// Compiled shaders of one device, each made once.
 pub(super) struct Kernels {
     device: wgpu::Device,
+    subgroups: bool,
     modules: HashMap<Kernel, wgpu::ShaderModule>,
-    pipelines: HashMap<(Kernel, Vec<(&'static str, u64)>), wgpu::ComputePipeline>,
+    pipelines: HashMap<Variant, wgpu::ComputePipeline>,
 }
 
 /// A kernel with everything bound that it reads and writes: made once, launched every step.
@@ -61,8 +83,8 @@ pub(super) struct Launch {
 }
 
 impl Kernels {
-    pub fn new(device: wgpu::Device) -> Self {
-        Kernels { device, modules: HashMap::new(), pipelines: HashMap::new() }
+    pub fn new(device: wgpu::Device, subgroups: bool) -> Self {
+        Kernels { device, subgroups, modules: HashMap::new(), pipelines: HashMap::new() }
     }
 
     fn pipeline(&mut self, kernel: Kernel, constants: Constants) -> &wgpu::ComputePipeline {
@@ -71,7 +93,7 @@ impl Kernels {
             let module = self.modules.entry(kernel).or_insert_with(|| {
                 self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
                     label: Some(&format!("{kernel:?}")),
-                    source: wgpu::ShaderSource::Wgsl(kernel.source().into()),
+                    source: wgpu::ShaderSource::Wgsl(source(kernel, self.subgroups).into()),
                 })
             });
             self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {

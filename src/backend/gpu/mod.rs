@@ -34,6 +34,12 @@ const FEW_ROWS: usize = 4;
 /// `in_flight`: hides the way there and back; more gains nothing (bench/README.md).
 const IN_FLIGHT: usize = 3;
 
+/// Threads that share the product of four rows of `cols` elements: two 16-byte loads of each row a thread, where there
+/// may be so many (bench/README.md).
+fn threads(cols: usize) -> f64 {
+    (cols / 16).next_power_of_two().clamp(32, 256) as f64
+}
+
 /// What changes from step to step; `Step` of the shaders.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
@@ -135,6 +141,7 @@ pub struct Gpu {
     f: Buffer,                     // (MAX_ROWS, intermediate) f32
     logits: Buffer,                // (as many rows as were asked for, vocab) f32
     history: Buffer,               // (vocab) u32: which ids were seen, how often
+    candidates: Buffer,            // (vocab) f32
     work: Buffer,                  // (vocab) f32
     rope: Option<(usize, Buffer)>, // (positions, head_dim / 2) cosine and sine
     spare: Vec<Buffer>,            // staging for chosen ids
@@ -149,7 +156,7 @@ impl Gpu {
         let floats = |label, width: usize| device.buffer(label, (MAX_ROWS * width * 4) as u64, Usage::STORAGE);
         let vocab = config.vocab_size as u64 * 4;
         Ok(Gpu {
-            kernels: Kernels::new(device.device.clone()),
+            kernels: Kernels::new(device.device.clone(), device.subgroups()),
             launches: Launches::default(),
             pending: None,
             step: Step::default(),
@@ -167,6 +174,7 @@ impl Gpu {
             f: floats("f", config.intermediate_size)?,
             logits: device.buffer("logits", vocab, Usage::STORAGE)?,
             history: device.buffer("history", vocab, Usage::STORAGE)?,
+            candidates: device.buffer("sampling candidates", vocab, Usage::STORAGE)?,
             work: device.buffer("sampling weights", vocab, Usage::STORAGE)?,
             rope: None,
             spare: Vec::new(),
@@ -265,6 +273,7 @@ impl Gpu {
             ("HIDDEN", c.hidden_size as f64),
             ("EPSILON", c.rms_norm_eps as f64),
             ("LOGITS", f64::from(u8::from(logits))),
+            ("THREADS", threads(c.hidden_size)),
         ];
         let (step, x, n) = (self.step_buffer.clone(), self.x.clone(), self.n.clone());
         let key = (Kernel::RmsNorm, gain.number, usize::from(logits));
@@ -384,13 +393,12 @@ impl Backend for Gpu {
     fn fork(&mut self, cache: &Cache, len: usize) -> Result<Cache> {
         self.flush()?;
         let fork = self.cache(cache.layers.len(), cache.capacity)?;
-        let elements = (len * self.config.kv_width()) as u64;
         let mut encoder = self.device.device.create_command_encoder(&Default::default());
-        if elements > 0 {
-            for (from, to) in cache.layers.iter().zip(&fork.layers) {
-                encoder.copy_buffer_to_buffer(&from.0, 0, &to.0, 0, elements * 4);
-                encoder.copy_buffer_to_buffer(&from.1, 0, &to.1, 0, elements * 2);
-            }
+        let values = (len * self.config.kv_width() * 2) as u64;
+        for (from, to) in cache.layers.iter().zip(&fork.layers) {
+            // neighbouring positions lie in every part of the keys
+            encoder.copy_buffer_to_buffer(&from.0, 0, &to.0, 0, from.0.size());
+            encoder.copy_buffer_to_buffer(&from.1, 0, &to.1, 0, values);
         }
         self.device.queue.submit([encoder.finish()]);
         self.device.check()?;
@@ -438,13 +446,20 @@ impl Backend for Gpu {
         let (keys, values) = &cache.layers[layer];
         if self.few() {
             let [a, b, d] = heads;
-            let constants = [a, b, d, ("HIDDEN", c.hidden_size as f64), ("EPSILON", c.rms_norm_eps as f64)];
+            let constants = [
+                a,
+                b,
+                d,
+                ("HIDDEN", c.hidden_size as f64),
+                ("EPSILON", c.rms_norm_eps as f64),
+                ("THREADS", threads(c.hidden_size)),
+            ];
             self.dispatch(
                 &cache.launches,
                 (Kernel::Qkv, weight.number, layer),
                 &constants,
                 &[&step, &x, &gain.buffer, &weight.parts[0].buffer, &cache.rope, &q, keys, values],
-                (quads.div_ceil(2), rows),
+                (quads, rows),
             );
         } else {
             self.rms_norm(gain, rows, false);
@@ -462,8 +477,12 @@ impl Backend for Gpu {
 
     fn attend(&mut self, cache: &Cache, layer: usize) -> Result<()> {
         let c = &self.config;
-        let constants =
-            [("HEADS", c.num_heads as f64), ("KV_HEADS", c.num_kv_heads as f64), ("HEAD_DIM", c.head_dim as f64)];
+        let constants = [
+            ("HEADS", c.num_heads as f64),
+            ("KV_HEADS", c.num_kv_heads as f64),
+            ("HEAD_DIM", c.head_dim as f64),
+            ("THREADS", 256.0),
+        ];
         let groups = (c.num_heads, self.step.rows as usize);
         let (step, q, a) = (self.step_buffer.clone(), self.q.clone(), self.a.clone());
         let (keys, values) = &cache.layers[layer];
@@ -482,9 +501,9 @@ impl Backend for Gpu {
             self.dispatch(
                 &weight.launches,
                 (Kernel::MatmulAdd, 0, 0),
-                &[("ROWS", weight.rows as f64), ("COLS", weight.cols as f64)],
+                &[("ROWS", weight.rows as f64), ("COLS", weight.cols as f64), ("THREADS", threads(weight.cols))],
                 &[&from, &weight.parts[0].buffer, &x],
-                (weight.rows / 8, rows),
+                (weight.rows / 4, rows),
             );
         } else {
             self.matmul(weight, &from, &x, rows, Product::Add);
@@ -501,13 +520,14 @@ impl Backend for Gpu {
                 ("HIDDEN", self.config.hidden_size as f64),
                 ("WIDTH", width as f64),
                 ("EPSILON", self.config.rms_norm_eps as f64),
+                ("THREADS", threads(self.config.hidden_size)),
             ];
             self.dispatch(
                 &weight.launches,
                 (Kernel::GateUp, gain.number, 0),
                 &constants,
                 &[&x, &gain.buffer, &weight.parts[0].buffer, &f],
-                (width / 4, rows),
+                (width / 2, rows),
             );
         } else {
             self.rms_norm(gain, rows, false);
@@ -542,13 +562,14 @@ impl Backend for Gpu {
                 ("EPSILON", self.config.rms_norm_eps as f64),
                 ("FIRST", part.first as f64),
                 ("COUNT", part.rows as f64),
+                ("THREADS", threads(head.cols)),
             ];
             self.dispatch(
                 &head.launches,
                 (Kernel::Logits, index, number),
                 &constants,
                 &[&step, &x, &gain.buffer, &part.buffer, &logits],
-                (part.rows.div_ceil(8), rows.len()),
+                (part.rows.div_ceil(4), rows.len()),
             );
         }
         Ok(())
@@ -606,7 +627,8 @@ impl Backend for Gpu {
         if self.plain {
             self.dispatch_own((Kernel::Argmax, number, 0), &vocab, &[&logits, &chosen], (1, 1));
         } else {
-            let buffers: [&wgpu::Buffer; 6] = [&step, &sampling, &logits, &history, &work, &chosen];
+            let candidates = self.candidates.clone();
+            let buffers: [&wgpu::Buffer; 7] = [&step, &sampling, &logits, &history, &work, &chosen, &candidates];
             self.dispatch_own((Kernel::Sample, number, 0), &vocab, &buffers, (1, 1));
         }
         let staging = match self.spare.pop() {

@@ -1,0 +1,113 @@
+// Speed of the CPU tier: 125M shape with random weights, f16 and q8, one thread and more, in Chromium and in Node; decode beside
+// the speed at which the same bytes can merely be read; peak memory (Chromium: the renderer; Node: the process).
+//   node bench/cpu.mjs [chromium|node] [f16|q8] [1|2|..] [base|ls] [--reps 3]     what is not named: chromium, both, 1 and 2, base
+import { execFileSync } from 'node:child_process';
+import { appendFileSync, readdirSync, readFileSync } from 'node:fs';
+import { cpus } from 'node:os';
+import { join } from 'node:path';
+import { output, root } from '../scripts/lib.mjs';
+import { measure, plainRead } from './measure.mjs';
+import { made, synthesise } from './model.mjs';
+
+const words = process.argv.slice(2);
+if (words[0] === '--child') {
+  const [, source, dtype, threads, reps] = words;
+  const { MobileLLM } = await import('../pkg/index.js');
+  const result = await measure(MobileLLM, source, { dtype, threads: Number(threads) }, Number(reps));
+  console.log(JSON.stringify({ ...result, peakMB: peak(process.pid) }));
+  process.exit(0);
+}
+
+const at = words.indexOf('--reps');
+const reps = at < 0 ? 3 : Number(words.splice(at, 2)[1]);
+const named = (names, fallback) => {
+  const some = words.filter((word) => names.test(word));
+  return some.length > 0 ? some : fallback;
+};
+const places = named(/^(chromium|node)$/, ['chromium']);
+const dtypes = named(/^(f16|q8)$/, ['f16', 'q8']);
+const threads = named(/^\d+$/, ['1', '2']).map(Number);
+const models = named(/^(base|ls)$/, ['base']);
+const unknown = words.filter((word) => !/^(chromium|node|f16|q8|base|ls|\d+)$/.test(word));
+if (unknown.length > 0 || !(reps > 0)) throw new Error(`unknown: ${unknown.join(' ') || '--reps'}`);
+
+const rows = [];
+for (const place of places) {
+  for (const model of models) {
+    const folder = synthesise({ layerSharing: model === 'ls' });
+    for (const dtype of dtypes) {
+      for (const count of threads) {
+        const run = place === 'node' ? inNode : inChromium;
+        const { info, read, peakMB, ...speeds } = await run(folder, dtype, count);
+        // Bytes of weights that a token passes through: f16, or 8 bits and a bf16 scale for each 32.
+        const head = info.vocabSize * info.hiddenSize;
+        const weights = head + ((info.parameters - head) * info.executedLayers) / info.storedBlocks;
+        const decodeGBps = (speeds.decode * weights * (dtype === 'q8' ? 34 / 32 : 2)) / 1e9;
+        rows.push({ place, model, dtype, threads: info.threads, lanes: info.features.join(' '), ...speeds, decodeGBps, readGBps: read, peakMB });
+        console.error(JSON.stringify(rows.at(-1)));
+      }
+    }
+  }
+}
+const stamp = { when: new Date().toISOString(), machine: cpus()[0]?.model, cores: cpus().length, commit: output('git', ['describe', '--always', '--dirty']) };
+console.log(Object.values(stamp).join(', '));
+console.table(rows.map((row) => Object.fromEntries(Object.entries(row).map(([k, v]) => [k, typeof v === 'number' ? Number(v.toPrecision(4)) : v]))));
+appendFileSync(join(made, 'cpu.jsonl'), `${JSON.stringify({ ...stamp, rows })}\n`);
+
+async function inNode(folder, dtype, count) {
+  const child = execFileSync(process.execPath, [import.meta.filename, '--child', folder, dtype, String(count), String(reps)], { encoding: 'utf8' });
+  return { ...JSON.parse(child), read: plainRead(9) };
+}
+
+/** A browser of its own for each row, so that peaks are its own. */
+async function inChromium(folder, dtype, count) {
+  const { serve } = await import('../scripts/serve.mjs');
+  const { launch } = await import('../tests/lib/browser.mjs');
+  const { server, url } = await serve({
+    '/': join(root, 'www'), '/pkg/': join(root, 'pkg'), '/tests/': join(root, 'tests'), '/bench/': join(root, 'bench'), '/model/': folder,
+  });
+  const browser = await launch({ webgpu: 'none' });
+  try {
+    const page = await browser.newPage();
+    await page.goto(`${url}tests/lib/blank.html`);
+    await page.waitForFunction('globalThis.ready');
+    const result = await page.evaluate(
+      async ({ dtype, count, reps }) => {
+        const { measure } = await import('/bench/measure.mjs');
+        return measure(MobileLLM, '/model/', { dtype, threads: count }, reps);
+      },
+      { dtype, count, reps },
+    );
+    const peakMB = Math.max(...renderers().map(peak));
+    // Another page, since this one's memory was measured.
+    const read = await page.evaluate(async () => (await import('/bench/measure.mjs')).plainRead(9));
+    return { ...result, read, peakMB };
+  } finally {
+    await browser.close();
+    server.closeAllConnections();
+    server.close();
+  }
+}
+
+/** Peak resident memory of a process in MB; null where there is no /proc. */
+function peak(pid) {
+  try {
+    return Number(/VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1]) / 1024;
+  } catch {
+    return null;
+  }
+}
+
+/** Chromium's renderers among this process's descendants. */
+function renderers() {
+  const parents = new Map();
+  for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
+    try {
+      parents.set(pid, /^PPid:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1]);
+    } catch {
+      // ended meanwhile
+    }
+  }
+  const mine = (pid) => pid === String(process.pid) || (parents.has(pid) && mine(parents.get(pid)));
+  return [...parents.keys()].filter((pid) => mine(pid) && readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('--type=renderer'));
+}

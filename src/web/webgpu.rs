@@ -1,0 +1,85 @@
+//! What the browser's WebGPU has and wgpu 30 does not pass on.
+
+use js_sys::{Array, Function, Object, Promise, Reflect};
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+
+/// Requests a device, with the feature `subgroups` if it is wanted and there; the last value says so.
+///
+/// wgpu 30 does not map the feature (gfx-rs/wgpu #10146), but its shaders pass through as they are. So while wgpu asks for
+/// its device, which it does at once and before it returns, `requestDevice` is one that adds the feature.
+///
+/// # Errors
+/// The browser's message.
+pub async fn request_device(
+    adapter: &wgpu::Adapter,
+    descriptor: &wgpu::DeviceDescriptor<'_>,
+    subgroups: bool,
+) -> Result<(wgpu::Device, wgpu::Queue, bool), String> {
+    let hook = if subgroups { Hook::new().await.ok().flatten() } else { None };
+    let hooked = hook.is_some();
+    let future = adapter.request_device(descriptor);
+    drop(hook);
+    match future.await {
+        Ok((device, queue)) => Ok((device, queue, hooked)),
+        Err(error) => Err(format!("no device: {error}")),
+    }
+}
+
+/// Vendor and architecture, which browsers give where they keep the name to themselves.
+pub fn adapter_name(device: &wgpu::Device) -> Option<String> {
+    let info = Reflect::get(device.as_webgpu()?.as_ref(), &"adapterInfo".into()).ok()?;
+    let parts =
+        ["description", "vendor", "architecture"].map(|field| Reflect::get(&info, &field.into()).ok()?.as_string());
+    let parts: Vec<String> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// `requestDevice` replaced, until dropped.
+struct Hook {
+    prototype: Object,
+    original: JsValue,
+    _replacement: Closure<dyn FnMut(JsValue) -> JsValue>,
+}
+
+const METHOD: &str = "requestDevice";
+
+impl Hook {
+    /// `None` where the adapter has no subgroups.
+    async fn new() -> Result<Option<Hook>, JsValue> {
+        let get = |of: &JsValue, name: &str| Reflect::get(of, &JsValue::from_str(name));
+        let gpu = get(&get(&js_sys::global(), "navigator")?, "gpu")?;
+        let options = Object::new();
+        Reflect::set(&options, &"powerPreference".into(), &"high-performance".into())?;
+        let request: Function = get(&gpu, "requestAdapter")?.dyn_into()?;
+        let promise: Promise = request.call1(&gpu, &options)?.dyn_into()?;
+        let adapter = JsFuture::from(promise).await?;
+        let features = get(&adapter, "features")?;
+        let has: Function = get(&features, "has")?.dyn_into()?;
+        if !has.call1(&features, &"subgroups".into())?.is_truthy() {
+            return Ok(None);
+        }
+        let prototype = Object::get_prototype_of(&adapter);
+        let original = get(&prototype, METHOD)?;
+        let method: Function = original.clone().dyn_into()?;
+        let replacement = Closure::new(move |descriptor: JsValue| {
+            let wanted = match get(&descriptor, "requiredFeatures") {
+                Ok(list) if list.is_object() => Array::from(&list),
+                _ => Array::new(),
+            };
+            wanted.push(&"subgroups".into());
+            // What cannot be set or called throws in wgpu's place.
+            let _ = Reflect::set(&descriptor, &"requiredFeatures".into(), &wanted);
+            method.call1(&adapter, &descriptor).unwrap_or_else(|error| Promise::reject(&error).into())
+        });
+        Reflect::set(&prototype, &METHOD.into(), replacement.as_ref())?;
+        Ok(Some(Hook { prototype, original, _replacement: replacement }))
+    }
+}
+
+impl Drop for Hook {
+    fn drop(&mut self) {
+        // The property was writable a moment ago.
+        let _ = Reflect::set(&self.prototype, &METHOD.into(), &self.original);
+    }
+}
