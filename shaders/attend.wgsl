@@ -1,5 +1,7 @@
 // Causal attention of one row and one query head over positions 0..=its own, with a running maximum (Milakov &
 // Gimelshein 2018): scores of CHUNK positions at a time are all that is ever held. THREADS is 256.
+//
+// Where there are few rows the chunks are dealt out to several workgroups (z of them), and merge.wgsl joins what they found.
 
 struct Step {
     start: u32, // position of row 0
@@ -20,13 +22,14 @@ const CHUNK = 512u;
 @group(0) @binding(2) var<storage, read> keys: array<vec4f>; // (KV_HEADS HEAD_DIM / 4, capacity, 4): neighbours read neighbours
 @group(0) @binding(3) var<storage, read> values: array<vec4u>; // (capacity, KV_HEADS HEAD_DIM) f16
 @group(0) @binding(4) var<storage, read_write> a: array<f32>; // (rows, HEADS HEAD_DIM)
+@group(0) @binding(5) var<storage, read_write> parts: array<f32>; // (rows, HEADS, z, HEAD_DIM + 2): sums, their maximum and total
 
-var<workgroup> query: array<vec4f, 64>; // HEAD_DIM is at most 256
+var<workgroup> query: array<vec4f, 64>; // HEAD_DIM is at most 256; zeros behind it
 var<workgroup> scores: array<f32, CHUNK>;
 var<workgroup> partial: array<vec4f, 256>;
 
 @compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) i: u32) {
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) i: u32) {
     let head = group.x;
     let row = group.y;
     let context = step.start + row + 1u;
@@ -46,31 +49,40 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) i:
     var sum1 = vec4f();
     var highest = -3.4e38;
     var total = 0.0;
-    for (var chunk = 0u; chunk < context; chunk += CHUNK) {
+    for (var chunk = group.z * CHUNK; chunk < context; chunk += groups.z * CHUNK) {
         let count = min(CHUNK, context - chunk);
         workgroupBarrier();
-        var best = -3.4e38;
-        for (var t = i; t < count; t += THREADS) {
-            var at = kv * quads * capacity + chunk + t;
-            var score = 0.0;
-            for (var k = 0u; k < quads; k += 2u) { // HEAD_DIM is a multiple of 8
-                score += dot(keys[at], query[k]) + dot(keys[at + capacity], query[k + 1u]);
-                at += 2u * capacity;
-            }
-            scores[t] = score;
-            best = max(best, score);
+        // Two positions a thread and four loads of each under way at once.
+        let origin = kv * quads * capacity + chunk;
+        var near = origin + min(i, count - 1u);
+        var far = origin + min(i + THREADS, count - 1u);
+        var score = vec2f();
+        for (var k = 0u; k < quads; k += 4u) {
+            let n0 = keys[near];
+            let n1 = keys[near + capacity];
+            let n2 = keys[near + 2u * capacity];
+            let n3 = keys[near + 3u * capacity];
+            let f0 = keys[far];
+            let f1 = keys[far + capacity];
+            let f2 = keys[far + 2u * capacity];
+            let f3 = keys[far + 3u * capacity];
+            score += vec2f(
+                dot(n0, query[k]) + dot(n1, query[k + 1u]) + dot(n2, query[k + 2u]) + dot(n3, query[k + 3u]),
+                dot(f0, query[k]) + dot(f1, query[k + 1u]) + dot(f2, query[k + 2u]) + dot(f3, query[k + 3u]),
+            );
+            near += 4u * capacity;
+            far += 4u * capacity;
         }
         let before = highest;
-        highest = max(highest, largest(i, best));
+        highest = max(highest, largest(i, max(score.x, score.y))); // a score past the end repeats the last one
         let shrink = exp(before - highest);
         total *= shrink;
         sum0 *= shrink;
         sum1 *= shrink;
-        for (var t = i; t < CHUNK; t += THREADS) {
-            let p = select(0.0, exp(scores[t] - highest), t < count);
-            scores[t] = p;
-            total += p;
-        }
+        let p = select(vec2f(), exp(score - highest), vec2u(i, i + THREADS) < vec2u(count));
+        scores[i] = p.x;
+        scores[i + THREADS] = p.y;
+        total += p.x + p.y;
         workgroupBarrier();
         if slice < slices {
             for (var t = slice; t < count; t += 4u * slices) {
@@ -95,6 +107,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) i:
         }
     }
     let all = sum(i, vec4f(), total).one;
+    let found = (row * HEADS + head) * groups.z + group.z;
+    if i == 0u && groups.z > 1u {
+        parts[found * (HEAD_DIM + 2u) + HEAD_DIM] = highest;
+        parts[found * (HEAD_DIM + 2u) + HEAD_DIM + 1u] = all;
+    }
     // Over the slices, one half of the eight elements at a time.
     for (var half = 0u; half < 2u; half++) {
         workgroupBarrier();
@@ -105,7 +122,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) i:
             for (var s = 0u; s < slices; s++) {
                 y += partial[s * width + i / 4u][i % 4u];
             }
-            a[(row * HEADS + head) * HEAD_DIM + i / 4u * 8u + half * 4u + i % 4u] = y / all;
+            let element = i / 4u * 8u + half * 4u + i % 4u;
+            if groups.z > 1u {
+                parts[found * (HEAD_DIM + 2u) + element] = y;
+            } else {
+                a[(row * HEADS + head) * HEAD_DIM + element] = y / all;
+            }
         }
     }
 }

@@ -60,6 +60,11 @@ impl GpuBench {
         to_js(&self.opened)
     }
 
+    #[wasm_bindgen(js_name = setInFlight)]
+    pub fn set_in_flight(&mut self, steps: usize) {
+        self.model.backend().set_in_flight(steps);
+    }
+
     /// Milliseconds for a prompt of `tokens` ids on an empty session, last logits included: one number for each of `times`.
     pub async fn prefill(&mut self, tokens: usize, times: usize) -> Js<Vec<f64>> {
         let mut out = Vec::new();

@@ -32,12 +32,17 @@ const MAX_ROWS: usize = 512;
 /// Up to here a pass runs the fused kernels, which read the weights once for each row.
 const FEW_ROWS: usize = 4;
 /// `in_flight`: hides the way there and back; more gains nothing (bench/README.md).
-const IN_FLIGHT: usize = 3;
+const IN_FLIGHT: usize = 4;
 
-/// Threads that share the product of four rows of `cols` elements: two 16-byte loads of each row a thread, where there
-/// may be so many (bench/README.md).
+/// Positions that `attend.wgsl` takes at a time; `CHUNK` there.
+const CHUNK: usize = 512;
+/// Most workgroups that share one head of one row.
+const MAX_PARTS: usize = 16;
+
+/// Threads that share the product of four rows of `cols` elements: one 16-byte load of each row a thread, up to 128
+/// threads (bench/README.md).
 fn threads(cols: usize) -> f64 {
-    (cols / 16).next_power_of_two().clamp(32, 256) as f64
+    (cols / 8).next_power_of_two().clamp(32, 128) as f64
 }
 
 /// What changes from step to step; `Step` of the shaders.
@@ -137,6 +142,7 @@ pub struct Gpu {
     n: Buffer,                     // (MAX_ROWS, hidden) f32: RMSNorm(x)
     q: Buffer,                     // (MAX_ROWS, heads x head_dim) f32
     a: Buffer,                     // (MAX_ROWS, heads x head_dim) f32
+    parts: Buffer,                 // (FEW_ROWS, heads, MAX_PARTS, head_dim + 2) f32
     y: Buffer,                     // (MAX_ROWS, widest product) f32
     f: Buffer,                     // (MAX_ROWS, intermediate) f32
     logits: Buffer,                // (as many rows as were asked for, vocab) f32
@@ -144,7 +150,8 @@ pub struct Gpu {
     candidates: Buffer,            // (vocab) f32
     work: Buffer,                  // (vocab) f32
     rope: Option<(usize, Buffer)>, // (positions, head_dim / 2) cosine and sine
-    spare: Vec<Buffer>,            // staging for chosen ids
+    in_flight: usize,
+    spare: Vec<Buffer>, // staging for chosen ids
 }
 
 impl Gpu {
@@ -170,6 +177,11 @@ impl Gpu {
             n: floats("n", config.hidden_size)?,
             q: floats("q", config.attention_width())?,
             a: floats("a", config.attention_width())?,
+            parts: device.buffer(
+                "attention parts",
+                (FEW_ROWS * config.num_heads * MAX_PARTS * (config.head_dim + 2) * 4) as u64,
+                Usage::STORAGE,
+            )?,
             y: floats("y", config.qkv_rows().max(2 * config.intermediate_size))?,
             f: floats("f", config.intermediate_size)?,
             logits: device.buffer("logits", vocab, Usage::STORAGE)?,
@@ -177,6 +189,7 @@ impl Gpu {
             candidates: device.buffer("sampling candidates", vocab, Usage::STORAGE)?,
             work: device.buffer("sampling weights", vocab, Usage::STORAGE)?,
             rope: None,
+            in_flight: IN_FLIGHT,
             spare: Vec::new(),
             device: device.clone(),
             config: config.clone(),
@@ -185,6 +198,11 @@ impl Gpu {
 
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Most steps on the device at once. Fewer leave more of a slow GPU to the page's own frames.
+    pub fn set_in_flight(&mut self, steps: usize) {
+        self.in_flight = steps.max(1);
     }
 
     fn few(&self) -> bool {
@@ -198,7 +216,7 @@ impl Gpu {
         key: (Kernel, usize, usize),
         constants: Constants,
         buffers: &[&wgpu::Buffer],
-        groups: (usize, usize),
+        groups: (usize, usize, usize),
     ) {
         let mut slot = slot.borrow_mut();
         let launch = slot.entry(key).or_insert_with(|| self.kernels.launch(key.0, constants, buffers));
@@ -211,7 +229,7 @@ impl Gpu {
             .get_or_insert_with(|| pending.encoder.begin_compute_pass(&Default::default()).forget_lifetime());
         pass.set_pipeline(&launch.pipeline);
         pass.set_bind_group(0, &launch.bindings, &[]);
-        pass.dispatch_workgroups(groups.0 as u32, groups.1 as u32, 1);
+        pass.dispatch_workgroups(groups.0 as u32, groups.1 as u32, groups.2 as u32);
     }
 
     /// Like [`Gpu::dispatch`], for launches bound to nothing but activations.
@@ -220,7 +238,7 @@ impl Gpu {
         key: (Kernel, usize, usize),
         constants: Constants,
         buffers: &[&wgpu::Buffer],
-        groups: (usize, usize),
+        groups: (usize, usize, usize),
     ) {
         let own = std::mem::take(&mut self.launches);
         self.dispatch(&own, key, constants, buffers, groups);
@@ -277,7 +295,7 @@ impl Gpu {
         ];
         let (step, x, n) = (self.step_buffer.clone(), self.x.clone(), self.n.clone());
         let key = (Kernel::RmsNorm, gain.number, usize::from(logits));
-        self.dispatch_own(key, &constants, &[&step, &x, &gain.buffer, &n], (rows, 1));
+        self.dispatch_own(key, &constants, &[&step, &x, &gain.buffer, &n], (rows, 1, 1));
     }
 
     /// y = from . W^T for all rows, in tiles.
@@ -297,7 +315,7 @@ impl Gpu {
                 (Kernel::Matmul, number, mode as usize),
                 &constants,
                 &[&step, from, &part.buffer, to],
-                (part.rows.div_ceil(64), rows.div_ceil(64)),
+                (part.rows.div_ceil(64), rows.div_ceil(64), 1),
             );
         }
     }
@@ -429,7 +447,7 @@ impl Backend for Gpu {
                 (Kernel::Embed, number, chosen),
                 &constants,
                 &[&ids, &part.buffer, &x],
-                ((table.cols / 8).div_ceil(64), rows),
+                ((table.cols / 8).div_ceil(64), rows, 1),
             );
         }
         Ok(())
@@ -459,7 +477,7 @@ impl Backend for Gpu {
                 (Kernel::Qkv, weight.number, layer),
                 &constants,
                 &[&step, &x, &gain.buffer, &weight.parts[0].buffer, &cache.rope, &q, keys, values],
-                (quads, rows),
+                (quads, rows, 1),
             );
         } else {
             self.rms_norm(gain, rows, false);
@@ -469,7 +487,7 @@ impl Backend for Gpu {
                 (Kernel::Rope, 0, layer),
                 &heads,
                 &[&step, &y, &cache.rope, &q, keys, values],
-                (quads.div_ceil(64), rows),
+                (quads.div_ceil(64), rows, 1),
             );
         }
         Ok(())
@@ -483,10 +501,23 @@ impl Backend for Gpu {
             ("HEAD_DIM", c.head_dim as f64),
             ("THREADS", 256.0),
         ];
-        let groups = (c.num_heads, self.step.rows as usize);
-        let (step, q, a) = (self.step_buffer.clone(), self.q.clone(), self.a.clone());
+        let rows = self.step.rows as usize;
+        let context = self.step.start as usize + rows;
+        let parts = if self.few() { context.div_ceil(CHUNK).min(MAX_PARTS) } else { 1 };
+        let merge = [("HEADS", c.num_heads as f64), ("HEAD_DIM", c.head_dim as f64), ("PARTS", parts as f64)];
+        let heads = c.num_heads;
+        let (step, q, a, found) = (self.step_buffer.clone(), self.q.clone(), self.a.clone(), self.parts.clone());
         let (keys, values) = &cache.layers[layer];
-        self.dispatch(&cache.launches, (Kernel::Attend, 0, layer), &constants, &[&step, &q, keys, values, &a], groups);
+        self.dispatch(
+            &cache.launches,
+            (Kernel::Attend, 0, layer),
+            &constants,
+            &[&step, &q, keys, values, &a, &found],
+            (heads, rows, parts),
+        );
+        if parts > 1 {
+            self.dispatch_own((Kernel::Merge, parts, 0), &merge, &[&found, &a], (heads, rows, 1));
+        }
         Ok(())
     }
 
@@ -503,7 +534,7 @@ impl Backend for Gpu {
                 (Kernel::MatmulAdd, 0, 0),
                 &[("ROWS", weight.rows as f64), ("COLS", weight.cols as f64), ("THREADS", threads(weight.cols))],
                 &[&from, &weight.parts[0].buffer, &x],
-                (weight.rows / 4, rows),
+                (weight.rows / 4, rows, 1),
             );
         } else {
             self.matmul(weight, &from, &x, rows, Product::Add);
@@ -527,12 +558,12 @@ impl Backend for Gpu {
                 (Kernel::GateUp, gain.number, 0),
                 &constants,
                 &[&x, &gain.buffer, &weight.parts[0].buffer, &f],
-                (width / 2, rows),
+                (width / 2, rows, 1),
             );
         } else {
             self.rms_norm(gain, rows, false);
             self.matmul(weight, &n, &y, rows, Product::Store);
-            let groups = ((width / 4).div_ceil(64), rows);
+            let groups = ((width / 4).div_ceil(64), rows, 1);
             self.dispatch_own((Kernel::Swiglu, 0, 0), &[("WIDTH", width as f64)], &[&y, &f], groups);
         }
         Ok(())
@@ -569,7 +600,7 @@ impl Backend for Gpu {
                 (Kernel::Logits, index, number),
                 &constants,
                 &[&step, &x, &gain.buffer, &part.buffer, &logits],
-                (part.rows.div_ceil(4), rows.len()),
+                (part.rows.div_ceil(4), rows.len(), 1),
             );
         }
         Ok(())
@@ -625,11 +656,11 @@ impl Backend for Gpu {
         let (step, sampling, logits) = (self.step_buffer.clone(), self.sampling_buffer.clone(), self.logits.clone());
         let (history, work, chosen) = (self.history.clone(), self.work.clone(), self.chosen.clone());
         if self.plain {
-            self.dispatch_own((Kernel::Argmax, number, 0), &vocab, &[&logits, &chosen], (1, 1));
+            self.dispatch_own((Kernel::Argmax, number, 0), &vocab, &[&logits, &chosen], (1, 1, 1));
         } else {
             let candidates = self.candidates.clone();
             let buffers: [&wgpu::Buffer; 7] = [&step, &sampling, &logits, &history, &work, &chosen, &candidates];
-            self.dispatch_own((Kernel::Sample, number, 0), &vocab, &buffers, (1, 1));
+            self.dispatch_own((Kernel::Sample, number, 0), &vocab, &buffers, (1, 1, 1));
         }
         let staging = match self.spare.pop() {
             Some(buffer) => buffer,
@@ -645,6 +676,6 @@ impl Backend for Gpu {
     }
 
     fn in_flight(&self) -> usize {
-        IN_FLIGHT
+        self.in_flight
     }
 }
