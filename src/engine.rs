@@ -454,7 +454,7 @@ pub struct Info {
 
 /// A model on the backend that was chosen.
 pub enum Engine {
-    Cpu(Loaded<Cpu>),
+    Cpu(Box<Loaded<Cpu>>),
     #[cfg(feature = "gpu")]
     Gpu(Box<Loaded<Gpu>>),
 }
@@ -535,7 +535,7 @@ impl Engine {
         let backend = cpu(&config).await?;
         info.features.push(Cpu::lanes().into());
         let loaded = Loaded::load(checkpoint, config, backend, text).await?;
-        Ok((Engine::Cpu(loaded), info))
+        Ok((Engine::Cpu(Box::new(loaded)), info))
     }
 
     /// The model on the GPU. Under [`DeviceChoice::Auto`] a GPU that is itself a program on the CPU counts as none: the
@@ -568,7 +568,7 @@ impl Engine {
     ) -> Result<Info> {
         let (fresh, info) = Self::open(checkpoint, options, cpu).await?;
         match std::mem::replace(self, fresh) {
-            Engine::Cpu(old) => each!(self, loaded => loaded.inherit(old)?),
+            Engine::Cpu(old) => each!(self, loaded => loaded.inherit(*old)?),
             #[cfg(feature = "gpu")]
             Engine::Gpu(old) => each!(self, loaded => loaded.inherit(*old)?),
         }
