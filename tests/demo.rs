@@ -197,11 +197,6 @@ fn first_300_api_calls() {
     api_calls(300, Precision::F16);
 }
 
-#[test]
-fn first_300_api_calls_in_8_bits() {
-    api_calls(300, Precision::Q8);
-}
-
 /// `npm run evaluate`.
 #[test]
 #[ignore = "a quarter of an hour: npm run evaluate"]
