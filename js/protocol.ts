@@ -29,6 +29,8 @@ export interface LoadRequest extends SourceRequest {
   contextLength: number | null;
   /** CPU threads; null: all cores where the page is isolated, else 1. */
   threads: number | null;
+  /** When the SHA-256 of a stored piece is checked. */
+  verify: 'always' | 'first';
 }
 
 /** The options of one run with every default filled in. */

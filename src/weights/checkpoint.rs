@@ -22,8 +22,9 @@ const PARALLEL: usize = 4;
 const BAD_PIECE_ATTEMPTS: usize = 4;
 /// Longest file beside the weights, in bytes (tokenizer.json of a 256k vocabulary: 34 MB).
 const MAX_SMALL: u64 = 64 << 20;
-/// Least milliseconds between two progress events.
-const PROGRESS_INTERVAL: f64 = 50.0;
+/// Least milliseconds between two progress events of one phase. Together with the changes of phase, which are told at once,
+/// no second has more than twenty.
+const PROGRESS_INTERVAL: f64 = 100.0;
 const RECORD_VERSION: u32 = 1;
 
 /// Stops a load at its next await, or at once if it is waiting. Clones share the flag.
@@ -55,7 +56,8 @@ impl Abort {
 }
 
 /// When the SHA-256 of a stored piece is checked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Verify {
     /// Before it is stored and each time it is read.
     #[default]
@@ -72,16 +74,25 @@ pub struct Options {
     pub refresh: bool,
 }
 
-/// What a load is doing. Later phases belong to the engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// The first thing that a load has not finished. Pieces pass through download, verification, store and upload side by side, so
+/// that each of these phases but the longest only shows for the last pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// Finding out what there is and what is missing.
     Check,
     /// Pieces come from the source (and, in between, from the store).
     Download,
-    /// Every piece is stored: they are read, checked and handed over.
+    /// Every byte is here: hashes are computed and compared.
     Verify,
+    /// Every piece is sound: they are being written to the store.
+    Store,
+    /// Every piece is stored, as far as it is kept: the last are on their way into the backend.
+    Upload,
+    /// The backend has all weights and prepares what it computes with.
+    Compile,
+    /// The backend's results are compared with known ones.
+    SelfCheck,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -126,7 +137,7 @@ pub enum Event {
 }
 
 /// What a finished load did, in bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     pub total_bytes: u64,
@@ -246,6 +257,8 @@ pub struct Checkpoint<H, S, T: Store> {
     /// The store failed, or the source needs none.
     bypass: Cell<bool>,
     in_use: Option<T::Lock>,
+    /// What was told last.
+    progress: RefCell<Option<Progress>>,
 }
 
 impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoint<H, S, T> {
@@ -298,7 +311,7 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
                 let (count, bytes) = gone.fold((0, 0), |(n, bytes), (p, _)| (n + 1, bytes + p.len()));
                 if count == 0 {
                     let record = RefCell::new(record.clone());
-
+                    let progress = RefCell::default();
                     return Ok(Self {
                         host,
                         source,
@@ -310,6 +323,7 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
                         replaces: false,
                         bypass,
                         in_use,
+                        progress,
                     });
                 }
                 on_event(Event::Evicted { pieces: count, of: pieces.len(), bytes });
@@ -331,7 +345,8 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         };
         let replaces = old.is_some_and(|old| old.complete && old.plan != record.plan);
         let record = RefCell::new(record);
-        Ok(Self { host, source, store, options, on_event, id, record, replaces, bypass, in_use })
+        let progress = RefCell::default();
+        Ok(Self { host, source, store, options, on_event, id, record, replaces, bypass, in_use, progress })
     }
 
     /// What is left to hold while the model is in use: until it is dropped, the stored copy cannot be deleted.
@@ -341,6 +356,19 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
 
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Tells that the load has come to `phase`: for the phases after [`load`](Self::load), which are the engine's.
+    pub fn enter(&self, phase: Phase) {
+        let last = self.progress.borrow().clone();
+        if let Some(last) = last {
+            self.tell(Progress { phase, eta_seconds: None, file: String::new(), ..last });
+        }
+    }
+
+    fn tell(&self, progress: Progress) {
+        *self.progress.borrow_mut() = Some(progress.clone());
+        (self.on_event)(Event::Progress(progress));
     }
 
     pub fn source(&self) -> &S {
@@ -368,6 +396,16 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
     /// A file beside the weights, whole; `None` if there is no such file.
     pub async fn file(&self, name: &str) -> Result<Option<Vec<u8>>> {
         self.options.abort.guard(self.file_inner(name)).await
+    }
+
+    /// A file that a load can do without: no failure if it cannot be read, and for a model that is stored completely the
+    /// network is not asked for it.
+    pub async fn optional_file(&self, name: &str) -> Option<Vec<u8>> {
+        let skip = {
+            let record = self.record.borrow();
+            record.complete && !record.files.contains_key(name)
+        };
+        if skip { None } else { self.file(name).await.ok().flatten() }
     }
 
     async fn file_inner(&self, name: &str) -> Result<Option<Vec<u8>>> {
@@ -440,8 +478,9 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
             record.wanted.clone_from(&wanted);
             record.last_used = self.host.wall_clock();
         }
-        let progress = Meter::new(&self.host, &self.on_event, pieces.iter().map(Piece::len).sum());
-        progress.emit(Phase::Check, "", true);
+        let tell = |progress: Progress| self.tell(progress);
+        let progress = Meter::new(&self.host, &tell, &pieces);
+        progress.emit("", true);
 
         let mut missing = self.missing(&pieces).await;
         let mut download_lock = None;
@@ -462,15 +501,14 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
             }
             self.put_record().await;
         }
-        let phase = if missing > 0 || self.bypass.get() { Phase::Download } else { Phase::Verify };
+        progress.begin(missing > 0 || self.bypass.get());
 
         let parallel = if plan.files.iter().all(|f| self.source.ranged(f)) { PARALLEL } else { 1 };
         let mut whole = WholeFile::default();
         let mut checks = Checks(plan.checks.iter().map(|_| sha2::Sha256::new()).collect());
         let mut digests = BTreeMap::new();
-        let mut arriving = stream::iter(&pieces)
-            .map(|piece| self.piece(piece, &plan.files[piece.file], &progress, phase))
-            .buffered(parallel);
+        let mut arriving =
+            stream::iter(&pieces).map(|piece| self.piece(piece, &plan.files[piece.file], &progress)).buffered(parallel);
         while let Some(bytes) = arriving.next().await {
             let (piece, bytes, sha256) = bytes?;
             digests.insert(piece.key.clone(), sha256);
@@ -503,9 +541,10 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
                     sink.write(number, start - tensor.start, &within)?;
                 }
             }
+            progress.passed(&[&progress.taken]);
         }
         drop(arriving);
-        progress.emit(phase, "", true);
+        progress.emit("", true);
         self.record.borrow_mut().digests = digests;
         let persisted = self.finish(progress.downloaded() > 0).await;
         drop(download_lock);
@@ -542,28 +581,30 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         piece: &'p Piece,
         file: &FileMeta,
         progress: &Meter<'_, H>,
-        phase: Phase,
     ) -> Result<(&'p Piece, H::Bytes, Digest)> {
         let Range { start, end } = piece.range;
         let label = format!("bytes {start}-{end}");
         let known = Some((piece.sha256, piece.len()));
         if let Some((bytes, sha256)) = self.stored(&piece.key, known, &file.name, &label).await? {
             progress.cached(piece.len());
-            progress.emit(phase, &file.name, false);
+            progress.passed(&[&progress.arrived, &progress.verified, &progress.stored]);
+            progress.emit(&file.name, false);
             return Ok((piece, bytes, sha256));
         }
         let mut attempt = 0;
         loop {
             let so_far = Cell::new(0);
             let arrived = |n: u64| {
-                progress.arrived(n as i64 - so_far.replace(n) as i64);
-                progress.emit(Phase::Download, &file.name, false);
+                progress.bytes(n as i64 - so_far.replace(n) as i64);
+                progress.emit(&file.name, false);
             };
             let bytes = self.source.read(file, piece.range.clone(), attempt, &arrived).await?;
             arrived(piece.len());
+            progress.passed(&[&progress.arrived]);
             let got = self.host.sha256(&bytes).await?;
             match piece.sha256 {
                 Some(expected) if expected != got => {
+                    progress.arrived.update(|n| n - 1);
                     arrived(0);
                     attempt += 1;
                     if attempt == BAD_PIECE_ATTEMPTS {
@@ -571,7 +612,9 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
                     }
                 }
                 _ => {
+                    progress.passed(&[&progress.verified]);
                     self.put(&piece.key, &bytes, got).await;
+                    progress.passed(&[&progress.stored]);
                     return Ok((piece, bytes, got));
                 }
             }
@@ -772,29 +815,59 @@ impl WholeFile {
     }
 }
 
-/// Counts bytes and reports them, at most every [`PROGRESS_INTERVAL`].
+/// Counts bytes and pieces and reports them: at each change of phase, else at most every [`PROGRESS_INTERVAL`].
 struct Meter<'a, H> {
     host: &'a H,
-    on_event: &'a dyn Fn(Event),
+    tell: &'a dyn Fn(Progress),
     total: u64,
     cached: Cell<u64>,
     downloaded: Cell<i64>,
-    last: Cell<f64>,
-    /// Time and downloaded bytes of a moment one to three seconds ago, and of a newer one.
+    /// How many pieces there are, and how many have come through each stage.
+    pieces: usize,
+    arrived: Cell<usize>,
+    verified: Cell<usize>,
+    stored: Cell<usize>,
+    taken: Cell<usize>,
+    /// What the load is at until every piece has arrived.
+    until_arrived: Cell<Phase>,
+    last: Cell<(f64, Phase)>,
+    /// Time and loaded bytes of a moment one to three seconds ago, and of a newer one.
     window: Cell<[(f64, i64); 2]>,
 }
 
 impl<'a, H: Host> Meter<'a, H> {
-    fn new(host: &'a H, on_event: &'a dyn Fn(Event), total: u64) -> Self {
+    fn new(host: &'a H, tell: &'a dyn Fn(Progress), pieces: &[Piece]) -> Self {
         let start = (host.now(), 0);
         Self {
             host,
-            on_event,
-            total,
+            tell,
+            total: pieces.iter().map(Piece::len).sum(),
             cached: Cell::new(0),
             downloaded: Cell::new(0),
-            last: Cell::new(f64::NEG_INFINITY),
+            pieces: pieces.len(),
+            arrived: Cell::new(0),
+            verified: Cell::new(0),
+            stored: Cell::new(0),
+            taken: Cell::new(0),
+            until_arrived: Cell::new(Phase::Check),
+            last: Cell::new((f64::NEG_INFINITY, Phase::Check)),
             window: Cell::new([start; 2]),
+        }
+    }
+
+    /// What is missing is known: pieces begin to arrive.
+    fn begin(&self, download: bool) {
+        self.until_arrived.set(if download { Phase::Download } else { Phase::Verify });
+        self.emit("", false);
+    }
+
+    fn phase(&self) -> Phase {
+        match self.until_arrived.get() {
+            Phase::Check => Phase::Check,
+            first if self.arrived.get() < self.pieces => first,
+            _ if self.verified.get() < self.pieces => Phase::Verify,
+            _ if self.stored.get() < self.pieces => Phase::Store,
+            _ => Phase::Upload,
         }
     }
 
@@ -802,20 +875,29 @@ impl<'a, H: Host> Meter<'a, H> {
         self.cached.set(self.cached.get() + bytes);
     }
 
-    fn arrived(&self, change: i64) {
+    fn bytes(&self, change: i64) {
         self.downloaded.set(self.downloaded.get() + change);
+    }
+
+    /// One more piece came through these stages.
+    fn passed(&self, stages: &[&Cell<usize>]) {
+        stages.iter().for_each(|stage| stage.set(stage.get() + 1));
+        if self.phase() != self.last.get().1 {
+            self.emit("", false);
+        }
     }
 
     fn downloaded(&self) -> u64 {
         self.downloaded.get().max(0) as u64
     }
 
-    fn emit(&self, phase: Phase, file: &str, always: bool) {
-        let now = self.host.now();
-        if !always && now - self.last.get() < PROGRESS_INTERVAL {
+    fn emit(&self, file: &str, always: bool) {
+        let (now, phase) = (self.host.now(), self.phase());
+        let (last, told) = self.last.get();
+        if !always && phase == told && now - last < PROGRESS_INTERVAL {
             return;
         }
-        self.last.set(now);
+        self.last.set((now, phase));
         let loaded_bytes = self.cached.get() + self.downloaded();
         let [mut old, mut new] = self.window.get();
         if now - new.0 > 1500.0 {
@@ -824,7 +906,7 @@ impl<'a, H: Host> Meter<'a, H> {
         }
         let seconds = (now - old.0) / 1e3;
         let speed = if seconds > 0.0 { (loaded_bytes as i64 - old.1).max(0) as f64 / seconds } else { 0.0 };
-        (self.on_event)(Event::Progress(Progress {
+        (self.tell)(Progress {
             phase,
             loaded_bytes,
             total_bytes: self.total,
@@ -832,6 +914,6 @@ impl<'a, H: Host> Meter<'a, H> {
             bytes_per_second: speed,
             eta_seconds: (speed > 0.0).then(|| self.total.saturating_sub(loaded_bytes) as f64 / speed),
             file: file.into(),
-        }));
+        });
     }
 }
