@@ -244,7 +244,7 @@ pub(super) fn pieces(id: &str, plan: &Plan, wanted: &[bool]) -> Vec<Piece> {
 
 /// An opened model: its plan is known, its small files can be read, its weights loaded.
 /// While it lives, the stored copy cannot be deleted.
-pub struct Checkpoint<H, S, T: Store> {
+pub struct Checkpoint<H: Host, S, T: Store> {
     host: H,
     source: S,
     store: T,
@@ -257,6 +257,8 @@ pub struct Checkpoint<H, S, T: Store> {
     /// The store failed, or the source needs none.
     bypass: Cell<bool>,
     in_use: Option<T::Lock>,
+    /// Small files without a published hash: stored when the model that they belong to is complete.
+    unproven: RefCell<Vec<(String, H::Bytes, Digest)>>,
     /// What was told last.
     progress: RefCell<Option<Progress>>,
 }
@@ -323,6 +325,7 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
                         replaces: false,
                         bypass,
                         in_use,
+                        unproven: RefCell::default(),
                         progress,
                     });
                 }
@@ -346,7 +349,8 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         let replaces = old.is_some_and(|old| old.complete && old.plan != record.plan);
         let record = RefCell::new(record);
         let progress = RefCell::default();
-        Ok(Self { host, source, store, options, on_event, id, record, replaces, bypass, in_use, progress })
+        let unproven = RefCell::default();
+        Ok(Self { host, source, store, options, on_event, id, record, replaces, bypass, in_use, unproven, progress })
     }
 
     /// What is left to hold while the model is in use: until it is dropped, the stored copy cannot be deleted.
@@ -409,34 +413,48 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
     }
 
     async fn file_inner(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let expected = self.record.borrow().plan.others.iter().find(|f| f.name == name).and_then(|f| f.sha256);
         let known = self.record.borrow().files.get(name).cloned();
+        // Until a model is complete, nothing shows that a stored file without a published hash is any good.
+        let complete = self.record.borrow().complete;
         match known {
-            Some(None) => return Ok(None),
-            Some(Some((key, _))) => {
+            Some(None) if complete => return Ok(None),
+            Some(Some((key, _))) if complete || expected.is_some() => {
                 if let Some((bytes, _)) = self.stored(&key, None, name, "the whole file").await? {
                     return Ok(Some(bytes.to_vec()));
                 }
             }
-            None => {}
+            _ => {}
         }
-        let expected = self.record.borrow().plan.others.iter().find(|f| f.name == name).and_then(|f| f.sha256);
-        let Some(bytes) = self.source.read_all(name, MAX_SMALL).await? else {
-            self.record.borrow_mut().files.insert(name.into(), None);
-            return Ok(None);
+        let mut attempt = 0;
+        let (bytes, got) = loop {
+            let Some(bytes) = self.source.read_all(name, MAX_SMALL).await? else {
+                self.record.borrow_mut().files.insert(name.into(), None);
+                return Ok(None);
+            };
+            let got = self.host.sha256(&bytes).await?;
+            match expected {
+                Some(expected) if got != expected => {
+                    attempt += 1;
+                    if attempt == BAD_PIECE_ATTEMPTS {
+                        return Err(integrity(name, "the whole file", expected, got));
+                    }
+                }
+                _ => break (bytes, got),
+            }
         };
-        let got = self.host.sha256(&bytes).await?;
-        if let Some(expected) = expected
-            && got != expected
-        {
-            return Err(integrity(name, "the whole file", expected, got));
-        }
         let key = format!("sha256:{got}");
         let mut files = self.record.borrow().files.clone();
         files.insert(name.into(), Some((key.clone(), bytes.len() as u64)));
         self.record.borrow_mut().files = files;
-        self.put_record().await;
-        self.put(&key, &bytes, got).await;
-        Ok(Some(bytes.to_vec()))
+        let copy = bytes.to_vec();
+        if complete || expected.is_some() {
+            self.put_record().await;
+            self.put(&key, &bytes, got).await;
+        } else if !self.bypass.get() {
+            self.unproven.borrow_mut().push((key, bytes, got));
+        }
+        Ok(Some(copy))
     }
 
     /// Feeds `sink` with the wanted tensors. On success the model is complete in the store (unless that failed).
@@ -497,7 +515,7 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
             if let Some(free) = self.store.free().await
                 && free < missing
             {
-                return Err(Error::Quota { needed: missing, free });
+                return Err(Error::Quota { needed: missing, free: Some(free) });
             }
             self.put_record().await;
         }
@@ -684,6 +702,10 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
     async fn finish(&self, fetched: bool) -> bool {
         if self.bypass.get() {
             return false;
+        }
+        let unproven = self.unproven.take();
+        for (key, bytes, sha256) in &unproven {
+            self.put(key, bytes, *sha256).await;
         }
         self.record.borrow_mut().complete = true;
         self.put_record().await;

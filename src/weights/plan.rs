@@ -231,6 +231,8 @@ impl Plan {
             Ok(Kind { format, version }) if format == MANIFEST_FORMAT => {
                 return Err(Error::unsupported(MANIFEST, format!("version {version} is not 1")));
             }
+            // Cut off or damaged: without it nothing could be verified.
+            Err(e) if !e.is_data() => return Err(Error::checkpoint(MANIFEST, e)),
             _ => return Ok(None),
         }
         let refuse = |problem: String| Err(Error::checkpoint(MANIFEST, problem));

@@ -322,6 +322,26 @@ fn fault_schedules() {
     assert!(failed > 50 && failed < 1200 && retried > 500 && repaired < 100, "schedules that test much: {counts:?}");
 }
 
+/// A truncated config.json that its server calls whole is not kept for later loads.
+#[test]
+fn a_broken_small_file_does_not_stick() {
+    for layout in [Layout::Single, Layout::Manifest] {
+        let (world, _, tensors) = World::with(layout, 3, 30_000);
+        world.faults(|r| r.url.ends_with("config.json").then_some(Fault::Truncated(9)));
+        let read = world.clock.run(async {
+            let checkpoint = world.open(layout, Options::default()).await?;
+            checkpoint.file("config.json").await
+        });
+        match layout {
+            // Its hash is known: it was asked for again and again.
+            Layout::Manifest => assert!(matches!(read, Err(Error::Integrity { .. })), "{read:?}"),
+            _ => assert_eq!(read.unwrap().unwrap().len(), 9),
+        }
+        world.no_faults();
+        assert_eq!(world.load(layout).unwrap().0, tensors);
+    }
+}
+
 /// Two tabs at once: one downloads, the other waits and reads what the first has stored.
 #[test]
 fn two_tabs_download_once() {
@@ -386,7 +406,7 @@ fn quota_is_checked_before_the_first_weight_byte() {
     let (world, _, tensors) = World::with(Layout::Manifest, 3, 30_000);
     world.store.0.free.set(Some(5000));
     let error = world.load(Layout::Manifest).unwrap_err();
-    assert!(matches!(error, Error::Quota { needed, free: 5000 } if needed > 5000), "{error:?}");
+    assert!(matches!(error, Error::Quota { needed, free: Some(5000) } if needed > 5000), "{error:?}");
     assert_eq!(world.server.sent.borrow().keys().filter(|u| u.ends_with(".safetensors")).count(), 0);
 
     // Room that runs out in the middle is a warning: the model still loads.

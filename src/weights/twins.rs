@@ -102,6 +102,8 @@ pub enum Fault {
     Cut(usize),
     /// It ends after so many bytes as if that were all.
     Ends(usize),
+    /// It has so few bytes, and Content-Length says so.
+    Truncated(usize),
     /// One byte is wrong.
     Flip(usize),
     StalledHead,
@@ -219,6 +221,10 @@ impl Http for Net {
                     body.clear();
                 }
             }
+        }
+        if let Some(Fault::Truncated(at)) = fault {
+            body.truncate(at);
+            head.content_length = Some(body.len() as u64);
         }
         if let Some(Fault::Flip(at)) = fault
             && !body.is_empty()
