@@ -25,7 +25,7 @@ const MAX_SMALL: u64 = 64 << 20;
 /// Least milliseconds between two progress events of one phase. Together with the changes of phase, which are told at once,
 /// no second has more than twenty.
 const PROGRESS_INTERVAL: f64 = 100.0;
-const RECORD_VERSION: u32 = 1;
+const RECORD_VERSION: u32 = 2;
 
 /// Stops a load at its next await, or at once if it is waiting. Clones share the flag.
 #[derive(Clone, Default)]
@@ -179,9 +179,19 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// `None` for what another version of this package, or nobody, wrote: such a model is planned anew.
+    /// SHA-256 of the JSON, then the JSON: what it says of the weights is as trustworthy as they are.
+    pub fn to_text(&self) -> Result<String> {
+        let json = serde_json::to_string(self).map_err(Error::internal)?;
+        Ok(format!("{}{json}", Digest::of(json.as_bytes())))
+    }
+
+    /// `None` for what was damaged, or another version of this package, or nobody, wrote: such a model is planned anew.
     pub fn parse(text: &str) -> Option<Self> {
-        let record: Self = serde_json::from_str(text).ok()?;
+        let (digest, json) = text.split_at_checked(64)?;
+        if Digest::parse(digest)? != Digest::of(json.as_bytes()) {
+            return None;
+        }
+        let record: Self = serde_json::from_str(json).ok()?;
         (record.version == RECORD_VERSION && record.wanted.len() == record.plan.tensors.len()).then_some(record)
     }
 
@@ -688,10 +698,10 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
             return;
         }
         let key = if self.replaces && !self.record.borrow().complete { next(&self.id) } else { self.id.clone() };
-        let text = serde_json::to_string(&*self.record.borrow());
+        let text = self.record.borrow().to_text();
         let written = match text {
             Ok(text) => self.store.put_record(&key, &text).await,
-            Err(e) => Err(Error::internal(e)),
+            Err(error) => Err(error),
         };
         if let Err(error) = written {
             self.storage_failed(&error);

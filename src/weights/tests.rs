@@ -322,6 +322,28 @@ fn fault_schedules() {
     assert!(failed > 50 && failed < 1200 && retried > 500 && repaired < 100, "schedules that test much: {counts:?}");
 }
 
+/// A record that was damaged in the store is as good as none: the model is planned anew, and what is stored is used.
+#[test]
+fn damaged_records_are_planned_anew() {
+    let (world, _, tensors) = World::with(Layout::Single, 3, 30_000);
+    let (_, whole) = world.load(Layout::Single).unwrap();
+    let good = world.store.0.records.borrow()[URL].clone();
+    let mut rng = fastrand::Rng::with_seed(1);
+    for _ in 0..100 {
+        let mut bytes = good.clone().into_bytes();
+        let at = rng.usize(..bytes.len());
+        match rng.u8(..3) {
+            0 => bytes[at] = if bytes[at].is_ascii_digit() { (bytes[at] - b'0' + 1) % 10 + b'0' } else { b'~' },
+            1 => bytes.truncate(at),
+            _ => drop(bytes.remove(at)),
+        }
+        world.store.0.records.borrow_mut().insert(URL.into(), String::from_utf8(bytes).unwrap());
+        assert!(world.clock.run(models::list(&world.store)).unwrap().is_empty());
+        let (got, report) = world.load(Layout::Single).unwrap();
+        assert!(got == tensors && report.cached_bytes == whole.total_bytes, "{report:?}");
+    }
+}
+
 /// A truncated config.json that its server calls whole is not kept for later loads.
 #[test]
 fn a_broken_small_file_does_not_stick() {
