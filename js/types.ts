@@ -3,7 +3,7 @@
 /**
  * Where a model's files are:
  * - the URL of a folder in Hugging Face layout: absolute, or relative to the page. A relative one begins with `/`, `./` or `../`, or ends with `/`;
- * - `org/name`: a repository on the Hugging Face hub;
+ * - `org/name` or `org/name@revision`: a repository on the Hugging Face hub;
  * - the user's own files: `File`s of one folder, or a directory handle;
  * - in Node also the path of a folder.
  */
@@ -272,7 +272,7 @@ export interface Estimate {
 
 /** A model in browser storage. */
 export interface ModelRecord {
-  /** As it was given to load: address or hub id. */
+  /** What load and delete take: address, hub id, or hub id and revision. */
   source: string;
   /** Commit of a hub's repository, else null. */
   revision: string | null;

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::tokenizer::ChatInput;
 use crate::weights::checkpoint::{self, Checkpoint, Verify};
 use crate::weights::plan::FileMeta;
-use crate::weights::{Source, models};
+use crate::weights::{Bytes, Host, Source, TensorInfo, TensorSink, models};
 use js_sys::{Array, Date, Function, Reflect};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -79,7 +79,7 @@ pub fn on_panic(callback: Function) {
 #[serde(tag = "kind", rename_all = "lowercase")]
 enum Place {
     Url { url: String },
-    Hub { id: String },
+    Hub { id: String, revision: Option<String> },
     Files {},
 }
 
@@ -120,8 +120,9 @@ impl SourceRequest {
         let token = self.token.clone();
         let origin = match &self.source {
             Place::Url { url } => Origin::Http(UrlSource::folder(WebHttp, WebHost, url, token, &self.mirrors)?),
-            Place::Hub { id } => {
-                Origin::Http(UrlSource::hub(WebHttp, WebHost, HUB, id, &self.revision, token, &self.mirrors)?)
+            Place::Hub { id, revision } => {
+                let revision = revision.as_ref().unwrap_or(&self.revision);
+                Origin::Http(UrlSource::hub(WebHttp, WebHost, HUB, id, revision, token, &self.mirrors)?)
             }
             Place::Files {} => Origin::Files(FilesSource::new(&self.files)?),
         };
@@ -241,6 +242,26 @@ pub async fn estimate(#[wasm_bindgen(unchecked_param_type = "object")] request: 
         cpu_bytes: held(if request.dtype == Precision::Q8 { q8 } else { 2.0 }) + cached * 8,
         free_bytes: sizes.free_bytes,
     })
+}
+
+/// Loads a model into nothing, for the benchmark of network and storage: gives the milliseconds from plan to last verified byte,
+/// and what was read.
+#[wasm_bindgen(js_name = loadIntoNothing)]
+pub async fn load_into_nothing(#[wasm_bindgen(unchecked_param_type = "object")] request: JsValue) -> Js<JsValue> {
+    struct Nothing;
+    impl TensorSink for Nothing {
+        fn begin(&mut self, tensors: &[TensorInfo]) -> Result<Vec<bool>> {
+            Ok(vec![true; tensors.len()])
+        }
+
+        fn write(&mut self, _: usize, _: u64, _: &dyn Bytes) -> Result<()> {
+            Ok(())
+        }
+    }
+    let checkpoint = SourceRequest::new(&request)?.checkpoint(Verify::Always, |_| {}).await?;
+    let start = WebHost.now();
+    let report = checkpoint.load(&mut Nothing).await?;
+    to_js(&(WebHost.now() - start, report))
 }
 
 /// The models in the store.
