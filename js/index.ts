@@ -59,11 +59,12 @@ export class MobileLLM extends EventTarget {
    * @throws MobileLLMError; the signal's reason after an abort.
    */
   static async load(source: Source, options?: LoadOptions): Promise<MobileLLM> {
-    const { signal, onProgress, request } = checkLoad(options);
+    const { signal, onProgress, onWarning, persist, request } = checkLoad(options);
     let llm: MobileLLM | undefined;
     const early: CustomEvent[] = [];
     const onEvent = (type: string, detail: EventDetail) => {
       if (llm && detail.info) llm.#info = detail.info;
+      if (!llm && type === 'warning' && onWarning) return onWarning(detail);
       const event = new CustomEvent(type, { detail });
       if (llm) llm.dispatchEvent(event);
       else early.push(event);
@@ -71,10 +72,21 @@ export class MobileLLM extends EventTarget {
     return withClient(signal, onEvent, async (client) => {
       const info = await client.call('load', { ...request, source: await resolveSource(source) }, onProgress);
       const model = (llm = new MobileLLM(client, info));
+      if (persist && info.storage.stored && info.storage.downloadedBytes > 0) void model.#persist();
       // What happened while loading reaches listeners that are added as soon as the model is there.
       setTimeout(() => early.forEach((event) => model.dispatchEvent(event)));
       return model;
     });
+  }
+
+  /** Only a page can ask; a refusal, or an API that is missing or throws, changes nothing. */
+  async #persist(): Promise<void> {
+    try {
+      const persisted = await navigator.storage?.persist?.();
+      if (persisted) this.#info = { ...this.#info, storage: { ...this.#info.storage, persisted } };
+    } catch {
+      // The model is loaded and stored all the same.
+    }
   }
 
   /** Completes a text. Starts by itself when the calls before it are done; the KV cache of a common beginning is reused. */

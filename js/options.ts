@@ -43,7 +43,10 @@ const load: Schema<LoadOptions> = {
   ...estimate,
   device: oneOf('auto', 'webgpu', 'cpu'),
   threads: integer(1, 1024),
+  verify: oneOf('always', 'first'),
+  persist: boolean,
   onProgress: fn,
+  onWarning: fn,
 };
 const generate: Schema<GenerateOptions> = {
   maxTokens: integer(1),
@@ -152,8 +155,9 @@ export function checkLoad(options: unknown) {
     dtype: o.dtype ?? 'f16',
     contextLength: o.contextLength ?? null,
     threads: o.threads ?? null,
+    verify: o.verify ?? 'always',
   };
-  return { signal: o.signal, onProgress: o.onProgress, request };
+  return { signal: o.signal, onProgress: o.onProgress, onWarning: o.onWarning, persist: o.persist ?? true, request };
 }
 
 function sourceRequest(o: SourceOptions) {

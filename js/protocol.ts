@@ -8,8 +8,8 @@ import type {
 export type ResolvedSource =
   /** A folder in Hugging Face layout; the address ends with a slash. */
   | { kind: 'url'; url: string }
-  /** `org/name` on the hub. */
-  | { kind: 'hub'; id: string }
+  /** `org/name` on the hub; a revision here goes before the option. */
+  | { kind: 'hub'; id: string; revision: string | null }
   /** The user's own files, by path within the model's folder. */
   | { kind: 'files'; name: string; files: { path: string; file: Blob }[] };
 
@@ -29,6 +29,8 @@ export interface LoadRequest extends SourceRequest {
   contextLength: number | null;
   /** CPU threads; null: all cores where the page is isolated, else 1. */
   threads: number | null;
+  /** When the SHA-256 of a stored piece is checked. */
+  verify: 'always' | 'first';
 }
 
 /** The options of one run with every default filled in. */

@@ -4,7 +4,8 @@ import type { ResolvedSource } from './protocol.js';
 import type { Source } from './types.js';
 import { node } from './platform.js';
 
-const HUB_ID = /^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*$/;
+/** `org/name` or, as stored models are listed, `org/name@revision`. */
+const HUB_ID = /^([A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*)(?:@([\w.\/-]+))?$/;
 
 export async function resolveSource(source: Source): Promise<ResolvedSource> {
   if (source instanceof URL) return folder(source);
@@ -33,7 +34,8 @@ function resolveText(source: string): ResolvedSource {
     const { statSync } = node.fs;
     if (statSync(source, { throwIfNoEntry: false })?.isDirectory()) return folder(node.url.pathToFileURL(source));
   }
-  if (HUB_ID.test(source)) return { kind: 'hub', id: source };
+  const [, id, revision] = HUB_ID.exec(source) ?? [];
+  if (id) return { kind: 'hub', id, revision: revision ?? null };
   if (URL.canParse(source)) return folder(new URL(source));
   if (node) return folder(node.url.pathToFileURL(source));
   return folder(new URL(source, document.baseURI));

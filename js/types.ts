@@ -3,7 +3,7 @@
 /**
  * Where a model's files are:
  * - the URL of a folder in Hugging Face layout: absolute, or relative to the page. A relative one begins with `/`, `./` or `../`, or ends with `/`;
- * - `org/name`: a repository on the Hugging Face hub;
+ * - `org/name` or `org/name@revision`: a repository on the Hugging Face hub;
  * - the user's own files: `File`s of one folder, or a directory handle;
  * - in Node also the path of a folder.
  */
@@ -39,8 +39,24 @@ export interface LoadOptions extends SourceOptions {
   contextLength?: number;
   /** CPU tier: number of threads. Default: all cores where the page is cross-origin isolated, else 1. */
   threads?: number;
-  /** Called at most 20 times a second and at each change of phase. */
+  /**
+   * When a piece's SHA-256 is checked: before it is stored and each time it is read (`always`, the default), or only before it
+   * is stored (`first`: a warm load is faster, and storage that changed behind the library's back goes unnoticed).
+   */
+  verify?: 'always' | 'first';
+  /**
+   * After a load that downloaded something and stored all of it: ask the browser to spare the site's storage from eviction
+   * (`navigator.storage.persist()`). Default true. The load does not wait for the answer, which may be a question to the user, nor
+   * fail by it.
+   */
+  persist?: boolean;
+  /** Called at each change of phase and in between, at most 20 times a second. */
   onProgress?: (progress: LoadProgress) => void;
+  /**
+   * Hears the warnings of this load as they arise: another tab is downloading and is waited for, stored pieces are gone or damaged
+   * and fetched again, storage fails. Without it they are the first `warning` events of the loaded model.
+   */
+  onWarning?: (warning: EventDetail) => void;
 }
 
 /** Options of {@link MobileLLM.estimate}. */
@@ -53,6 +69,10 @@ export interface EstimateOptions extends SourceOptions {
 
 /** What a load is doing. */
 export interface LoadProgress {
+  /**
+   * The first thing that is not finished. Pieces pass from download to upload side by side, so `verify`, `store` and `upload` show for
+   * the last of them only; a load from storage alone goes from `check` to `verify`. `compile` and `self-check` are the backend's.
+   */
   phase: 'check' | 'download' | 'verify' | 'store' | 'upload' | 'compile' | 'self-check' | 'ready';
   /** Bytes of the model that are loaded, from network and storage together. */
   loadedBytes: number;
@@ -96,6 +116,8 @@ export interface Info {
   reason: string;
   /** Whether the model has a chat template; without one it only completes text. */
   chat: boolean;
+  /** Bytes of the weights: in all, from storage and from the network; whether all of them are in storage now, and whether it is spared from eviction. */
+  storage: { totalBytes: number; cachedBytes: number; downloadedBytes: number; stored: boolean; persisted: boolean };
   /** Milliseconds: from the call until ready, and the part of it that came after the last byte. */
   timings: { loadMs: number; initMs: number };
 }
@@ -244,13 +266,13 @@ export interface Estimate {
   gpuBytes: number;
   /** Memory on the CPU tier. */
   cpuBytes: number;
-  /** Whether this browser has room; null where it does not tell. */
+  /** Whether there is room; null where the browser does not tell. WebGPU never tells how much memory there is: `gpu` is false without an adapter, else null. */
   fits: { disk: boolean | null; gpu: boolean | null; cpu: boolean | null };
 }
 
 /** A model in browser storage. */
 export interface ModelRecord {
-  /** As it was given to load: address or hub id. */
+  /** What load and delete take: address, hub id, or hub id and revision. */
   source: string;
   /** Commit of a hub's repository, else null. */
   revision: string | null;

@@ -136,6 +136,21 @@ impl Config {
 
     /// Checks that the numbers agree with each other and with what the kernels assume.
     pub fn validate(&self) -> Result<()> {
+        let layers = self.num_blocks as u64
+            * match self.schedule {
+                DepthSchedule::Plain => 1,
+                DepthSchedule::Immediate { repeats } | DepthSchedule::RepeatAllOver { repeats } => repeats as u64,
+                DepthSchedule::Reverse => 2,
+            };
+        if layers > MAX_LAYERS {
+            let problem = format!("{layers} executed layers are more than {MAX_LAYERS}");
+            return Err(Error::unsupported("num_hidden_layers", problem));
+        }
+        // Before anything is multiplied in 32 bits, or allocated.
+        if self.count() > MAX_PARAMETERS {
+            let problem = format!("{} parameters are more than {MAX_PARAMETERS}", self.count());
+            return Err(Error::unsupported("size", problem));
+        }
         if !self.num_heads.is_multiple_of(self.num_kv_heads) {
             return Err(Error::config(
                 "num_key_value_heads",
@@ -189,12 +204,29 @@ impl Config {
 
     /// Stored parameters, the shared embedding counted once.
     pub fn parameters(&self) -> u64 {
-        let (d, f) = (self.hidden_size as u64, self.intermediate_size as u64);
-        let block = d * self.qkv_rows() as u64 + d * self.attention_width() as u64 + 3 * d * f + 2 * d;
-        let embeddings = self.vocab_size as u64 * d * if self.tied { 1 } else { 2 };
-        embeddings + self.num_blocks as u64 * block + d
+        self.count() as u64
+    }
+
+    /// No field is larger than 2^24, so this cannot overflow.
+    fn count(&self) -> u128 {
+        let [d, f, heads, kv, dim, vocab, blocks] = [
+            self.hidden_size,
+            self.intermediate_size,
+            self.num_heads,
+            self.num_kv_heads,
+            self.head_dim,
+            self.vocab_size,
+            self.num_blocks,
+        ]
+        .map(|n| n as u128);
+        let block = 2 * d * (heads + kv) * dim + 3 * d * f + 2 * d;
+        vocab * d * if self.tied { 1 } else { 2 } + blocks * block + d
     }
 }
+
+/// What a configuration may ask for at most: beyond, it is a lie or no model for a browser.
+const MAX_LAYERS: u64 = 1024;
+const MAX_PARAMETERS: u128 = 1 << 33;
 
 /// Typed access to the JSON object; null counts as absent.
 struct Fields<'a>(&'a Map<String, Value>);
@@ -330,6 +362,7 @@ impl Fields<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// Stored-parameter counts of the official models (MobileLLM README; smoke-test counts for the larger ones).
     #[test]
@@ -378,6 +411,46 @@ mod tests {
             matches!(parse_with(r#","layer_sharing":"sideways""#), Err(Error::Config { field, .. }) if field == "layer_sharing")
         );
         assert!(matches!(parse_with(r#","layer_sharing":2"#), Err(Error::Config { .. })));
+    }
+
+    #[test]
+    fn absurd_sizes_are_refused() {
+        for (from, to, feature) in [
+            (r#""num_hidden_layers":30"#, r#""num_hidden_layers":16777216"#, "num_hidden_layers"),
+            (r#""hidden_size":576"#, r#""hidden_size":16777216"#, "size"),
+            (r#""num_attention_heads":9,"#, r#""num_attention_heads":12582912,"#, "size"),
+        ] {
+            match Config::parse(&family(30, 576, 9, 3, 1536, "").replace(from, to)) {
+                Err(Error::Unsupported { feature: named, .. }) => assert_eq!(named, feature),
+                other => panic!("{to}: {other:?}"),
+            }
+        }
+        assert!(parse_with(r#","layer_sharing":true,"layer_sharing_repeats":16"#).is_ok());
+    }
+
+    proptest! {
+        /// A damaged file, and one with wrong values: a typed error or sizes that can be counted.
+        #[test]
+        fn hostile_configurations(
+            damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+            wrong in proptest::collection::vec((any::<prop::sample::Index>(), 0usize..14), 0..4),
+        ) {
+            let mut json: Value = serde_json::from_str(&family(30, 576, 9, 3, 1536, "")).unwrap();
+            let names: Vec<String> = json.as_object().unwrap().keys().cloned().chain(["layer_sharing".into(), "layer_sharing_repeats".into()]).collect();
+            for (field, value) in wrong {
+                let values = ["0", "-1", "1", "8", "32", "96", "16777216", "18446744073709551615", "1e308", "0.5", "\"x\"", "[]", "{}", "true"];
+                json[&names[field.index(names.len())]] = serde_json::from_str(values[value]).unwrap();
+            }
+            let mut bytes = json.to_string().into_bytes();
+            for (at, byte) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            match Config::parse(&String::from_utf8_lossy(&bytes)) {
+                Ok(config) => prop_assert!(config.order().len() as u64 <= MAX_LAYERS && u128::from(config.parameters()) <= MAX_PARAMETERS),
+                Err(error) => prop_assert!(matches!(error, Error::Config { .. } | Error::Unsupported { .. }), "{:?}", error),
+            }
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::session::{FinishReason, GenerateOptions, Generation, Session, Step};
 use crate::stop::StopStrings;
 use crate::text::{TextFiles, TextModel};
 use crate::tokenizer::Decoder;
-use crate::weights::checkpoint::Checkpoint;
+use crate::weights::checkpoint::{Checkpoint, Phase, Report};
 use crate::weights::source::{Host, Source, Store};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -222,10 +222,11 @@ impl<B: Backend> Loaded<B> {
         config: Config,
         backend: B,
         text: Rc<TextModel>,
-    ) -> Result<Self> {
+    ) -> Result<(Self, Report)> {
         let mut loader = Loader::new(config, backend);
-        checkpoint.load(&mut loader).await?;
-        Ok(Loaded::new(loader.finish()?, text))
+        let report = checkpoint.load(&mut loader).await?;
+        checkpoint.enter(Phase::Compile);
+        Ok((Loaded::new(loader.finish()?, text), report))
     }
 
     /// Opens an empty session of at most `capacity` tokens and returns its number.
@@ -444,12 +445,18 @@ pub struct Info {
     /// `webgpu` or `cpu`.
     pub device: &'static str,
     /// The GPU's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
     /// What of the device is used, such as `subgroups` or `relaxed-simd`.
     pub features: Vec<String>,
     /// Why this device.
     pub reason: String,
     pub chat: bool,
+    /// Of the model card, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
+    /// Where the weights came from.
+    pub storage: Report,
 }
 
 /// A model on the backend that was chosen.
@@ -511,11 +518,14 @@ impl Engine {
             features: Vec::new(),
             reason: "device: 'cpu' was asked for".into(),
             chat: text.has_chat_template(),
+            license: checkpoint.optional_file("README.md").await.as_deref().and_then(license),
+            storage: Report::default(),
         };
         #[cfg(feature = "gpu")]
         if options.device != DeviceChoice::Cpu {
             match Self::open_gpu(checkpoint, &config, &text, options.device).await {
-                Ok((loaded, device)) => {
+                Ok((loaded, report, device)) => {
+                    info.storage = report;
                     info.device = "webgpu";
                     info.adapter = Some(device.name());
                     info.features = device.features();
@@ -534,7 +544,8 @@ impl Engine {
         }
         let backend = cpu(&config).await?;
         info.features.push(Cpu::lanes().into());
-        let loaded = Loaded::load(checkpoint, config, backend, text).await?;
+        let (loaded, report) = Loaded::load(checkpoint, config, backend, text).await?;
+        info.storage = report;
         Ok((Engine::Cpu(Box::new(loaded)), info))
     }
 
@@ -546,14 +557,14 @@ impl Engine {
         config: &Config,
         text: &Rc<TextModel>,
         choice: DeviceChoice,
-    ) -> Result<(Loaded<Gpu>, Device)> {
+    ) -> Result<(Loaded<Gpu>, Report, Device)> {
         let device = Device::open(&DeviceOptions::default()).await?;
         if choice == DeviceChoice::Auto && device.is_software() {
             return Err(Error::WebGpuUnavailable { reason: format!("{} computes on the CPU", device.name()) });
         }
         let gpu = Gpu::new(&device, config)?;
-        let loaded = Loaded::load(checkpoint, config.clone(), gpu, text.clone()).await?;
-        Ok((loaded, device))
+        let (loaded, report) = Loaded::load(checkpoint, config.clone(), gpu, text.clone()).await?;
+        Ok((loaded, report, device))
     }
 
     /// Loads the model again after its device was lost, and goes on: sessions stay open and the answer under way continues.
@@ -648,6 +659,20 @@ pub async fn config<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::By
     Config::parse(&String::from_utf8(file).map_err(|_| Error::checkpoint("config.json", "not UTF-8"))?)
 }
 
+/// The licence that a model card names: `license` of its YAML front matter, or `license_name` where that is `other`.
+fn license(card: &[u8]) -> Option<String> {
+    let (front, _) = std::str::from_utf8(card).ok()?.strip_prefix("---\n")?.split_once("\n---")?;
+    let field = |name: &str| {
+        let value = front.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        let value = value.trim().trim_matches(['"', '\'']);
+        (!value.is_empty()).then(|| value.to_owned())
+    };
+    match field("license") {
+        Some(other) if other == "other" => field("license_name").or(Some(other)),
+        license => license,
+    }
+}
+
 /// Tokens of KV cache: those wanted if the model can have so many, else its default.
 pub fn context_length(config: &Config, wanted: Option<usize>) -> Result<usize> {
     match wanted {
@@ -656,6 +681,26 @@ pub fn context_length(config: &Config, wanted: Option<usize>) -> Result<usize> {
         Some(n) => {
             let problem = format!("{n} is not from 1 to {}, the longest context of this model", config.max_positions);
             Err(Error::option("contextLength", problem))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn licences_of_model_cards() {
+        let license = |card: &str| super::license(card.as_bytes());
+        assert_eq!(license("---\nlanguage: en\nlicense: apache-2.0\n---\n# Model\n").as_deref(), Some("apache-2.0"));
+        assert_eq!(license("---\nlicense: other\nlicense_name: \"fair\"\n---\n").as_deref(), Some("fair"));
+        assert_eq!(license("---\nlicense: other\n---\n").as_deref(), Some("other"));
+        for none in [
+            "",
+            "# Model\nlicense: mit\n",
+            "---\nlicense:\n---\n",
+            "---\nlicense: mit\n",
+            "---\ntags: [a]\n---\nlicense: mit\n",
+        ] {
+            assert_eq!(license(none), None, "{none}");
         }
     }
 }

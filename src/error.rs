@@ -49,8 +49,12 @@ pub enum Error {
     #[error("{file}, {piece}: expected {expected}, got {got}")]
     Integrity { file: String, piece: String, expected: String, got: String },
     /// The browser's storage quota is too small.
-    #[error("needs {} MB of storage, {} MB free", needed / 1_000_000, free / 1_000_000)]
-    Quota { needed: u64, free: u64 },
+    #[error("needs {} of storage, {}", megabytes(*needed), free.map_or("more than the browser allows".into(), |free| format!("{} free", megabytes(free))))]
+    Quota {
+        needed: u64,
+        /// `None` where the browser refused without telling (Chromium's `estimate()` always claims 10 GB).
+        free: Option<u64>,
+    },
     /// The browser's storage failed.
     #[error("storage: {problem}")]
     Storage { problem: String },
@@ -87,6 +91,11 @@ pub enum Error {
     /// A broken promise of this package: please report it.
     #[error("internal error: {problem}")]
     Internal { problem: String },
+}
+
+fn megabytes(bytes: u64) -> String {
+    let mb = bytes as f64 / 1e6;
+    if mb < 10.0 { format!("{mb:.1} MB") } else { format!("{mb:.0} MB") }
 }
 
 impl Error {

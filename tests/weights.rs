@@ -277,6 +277,10 @@ fn lying_manifests() {
     let overlapping = (1..).find(|n| good["tensors"][n]["file"] == good["tensors"][n - 1]["file"]).unwrap();
     let error = with(&format!("/tensors/{overlapping}/start"), good["tensors"][overlapping - 1]["start"].clone());
     assert!(error.contains("overlaps"), "{error}");
+    let text = good.to_string();
+    fs::write(&path, &text[..text.len() / 2]).unwrap();
+    let error = load_dir(folder.to_str().unwrap(), "").unwrap_err();
+    assert!(matches!(&error, Error::Checkpoint { file, .. } if file == "manifest.json"), "{error}");
     // Another program's manifest is none of ours: the index is read.
     fs::write(&path, r#"{"name":"My app","icons":[]}"#).unwrap();
     assert!(load_dir(folder.to_str().unwrap(), "").is_ok());

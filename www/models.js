@@ -11,6 +11,7 @@ import { bytes, explain, isAbort, parameters, seconds } from './format.js';
 /** @type {Source} */
 export const DEMO = { kind: 'demo', name: 'Demo assistant', value: 'models/demo/' };
 
+const WAITING = 'Another tab is downloading this model; this one waits and then reads what is stored.';
 const PHASES = { check: 'Checking the files', download: 'Downloading', verify: 'Verifying', store: 'Storing', upload: 'Moving weights to the device', compile: 'Preparing the device', 'self-check': 'Checking the results', ready: 'Ready' };
 
 /** The loaded model and the loading of the next one. Events: 'state', 'progress', 'model' (another llm). */
@@ -20,6 +21,7 @@ export class Models extends EventTarget {
   /** @type {Source | null} what is loading, paused or failed */ pending = null;
   /** @type {'idle' | 'loading' | 'paused' | 'failed'} */ state = 'idle';
   /** @type {any} */ progress = null;
+  /** @type {string} what the load under way has to say, such as that another tab is downloading */ note = '';
   /** @type {ReturnType<typeof explain> | null} */ error = null;
   /** @type {Options} */ options = { device: 'auto', dtype: 'f16' };
   /** Ends what still runs on the old model, before another takes its place. @type {() => Promise<unknown>} */ leave = async () => {};
@@ -39,6 +41,7 @@ export class Models extends EventTarget {
     this.pending = source;
     this.progress = null;
     this.error = null;
+    this.note = '';
     this.#set('loading');
     try {
       const llm = await MobileLLM.load(source.value, {
@@ -47,8 +50,16 @@ export class Models extends EventTarget {
         signal: controller.signal,
         onProgress: (/** @type {any} */ p) => {
           if (controller !== this.#abort) return;
+          // The other tab is done, or was.
+          if (p.phase !== 'check' && this.note === WAITING) this.note = '';
           this.progress = p;
           this.dispatchEvent(new Event('progress'));
+        },
+        onWarning: (/** @type {any} */ { reason, message }) => {
+          if (controller !== this.#abort) return;
+          this.note = reason === 'waiting' ? WAITING : `${message[0].toUpperCase()}${message.slice(1)}.`;
+          this.dispatchEvent(new Event('progress'));
+          if (reason === 'storage-failed') this.dispatchEvent(new CustomEvent('device', { detail: { type: 'warning', message: this.note } }));
         },
       });
       await this.leave();
@@ -93,12 +104,13 @@ export class Models extends EventTarget {
 export function progressView(models) {
   const title = h('strong');
   const facts = h('p', { class: 'hint' });
+  const note = h('p', { class: 'hint', role: 'status' });
   const bar = h('progress', { 'aria-label': 'Loading the model' });
   const pause = h('button', { type: 'button', class: 'small', onclick: () => models.pause() }, 'Pause');
   const resume = h('button', { type: 'button', class: 'small primary', onclick: () => models.pending && models.load(models.pending) });
   const cancel = h('button', { type: 'button', class: 'small', onclick: () => models.cancel() }, 'Cancel');
   const error = h('div', { class: 'error-box' });
-  const el = h('div', { class: 'progress-view' }, title, bar, facts, error, h('div', { class: 'row' }, pause, resume, cancel));
+  const el = h('div', { class: 'progress-view' }, title, bar, facts, note, error, h('div', { class: 'row' }, pause, resume, cancel));
   let phase = '';
 
   function paint() {
@@ -122,6 +134,8 @@ export function progressView(models) {
       moving && p.bytesPerSecond > 0 && `${bytes(p.bytesPerSecond)}/s`,
       moving && p.etaSeconds > 0 && `${seconds(p.etaSeconds)} left`,
     ].filter(Boolean).join(' · ') : '';
+    note.textContent = models.note;
+    note.hidden = models.note === '';
     error.hidden = state !== 'failed';
     if (models.error) error.replaceChildren(icon('warning'), h('div', {}, h('strong', {}, models.error.message), models.error.remedy && h('p', {}, models.error.remedy)));
     pause.hidden = !moving;
@@ -282,12 +296,22 @@ export function modelsPanel(models, store) {
     try {
       const list = await MobileLLM.models.list();
       target.replaceChildren(...(list.length ? list.map((/** @type {any} */ m) => h('li', {},
-        h('div', {}, h('span', {}, m.source), h('span', { class: 'hint' }, [bytes(m.bytes), m.complete ? '' : 'incomplete', m.revision, m.lastUsed && `used ${new Date(m.lastUsed).toLocaleDateString()}`].filter(Boolean).join(' · '))),
-        iconButton('trash', `Delete ${m.source}`, () => remove(m)))) : [h('li', { class: 'hint' }, 'Nothing is stored yet.')]));
+        h('div', {}, h('span', {}, nameOf(m)), h('span', { class: 'hint' }, [m.complete ? bytes(m.bytes) : `${bytes(m.bytes)} of ${bytes(m.totalBytes)}, incomplete`, m.revision && `commit ${m.revision.slice(0, 7)}`, m.lastUsed && `used ${new Date(m.lastUsed).toLocaleDateString()}`].filter(Boolean).join(' · '))),
+        h('button', { type: 'button', class: 'small', disabled: same(m, models.source) || same(m, models.pending), 'aria-label': `${m.complete ? 'Load' : 'Go on with'} ${nameOf(m)}`, onclick: () => start(m) }, m.complete ? 'Load' : 'Go on'),
+        iconButton('trash', `Delete ${nameOf(m)}`, () => remove(m)))) : [h('li', { class: 'hint' }, 'Nothing is stored yet.')]));
     } catch (error) {
       target.replaceChildren(h('li', { class: 'field-error' }, explain(error).message));
     }
     await paintSpace();
+  }
+  const addressOf = (/** @type {Source} */ { kind, value }) => (kind === 'hub' ? value : kind === 'files' ? '' : new URL(value, document.baseURI).href);
+  const same = (/** @type {any} */ m, /** @type {Source | null} */ source) => source !== null && m.source === addressOf(source);
+  const nameOf = (/** @type {any} */ m) => (same(m, DEMO) ? DEMO.name : m.source);
+  /** @param {any} m */
+  function start(m) {
+    const hub = !/^https?:/.test(m.source);
+    void models.load(same(m, DEMO) ? DEMO : { kind: hub ? 'hub' : 'url', name: m.source, value: m.source, token: hub ? $('#model-token').value.trim() || undefined : undefined });
+    $('#model-progress').scrollIntoView({ block: 'nearest' });
   }
   async function paintSpace() {
     if (!navigator.storage?.estimate) return;
@@ -301,7 +325,7 @@ export function modelsPanel(models, store) {
   });
   /** @param {any} model */
   async function remove(model) {
-    if (!confirm(`Delete ${model.source} (${bytes(model.bytes)}) from this browser?`)) return;
+    if (!confirm(`Delete ${nameOf(model)} (${bytes(model.bytes)}) from this browser?`)) return;
     try {
       await MobileLLM.models.delete(model.source);
     } catch (error) {
@@ -314,6 +338,8 @@ export function modelsPanel(models, store) {
 
   models.addEventListener('model', paintInfo);
   models.addEventListener('state', () => dialog.open && paintStored());
+  // The package asks the browser to keep what it stored; the answer comes in its own time.
+  navigator.permissions?.query({ name: 'persistent-storage' }).then((status) => status.addEventListener('change', paintSpace), () => {});
   paintInfo();
   return {
     open() {

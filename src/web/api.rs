@@ -8,16 +8,16 @@ use super::exchange;
 use super::fetch::{UrlSource, WebHttp};
 use super::files::FilesSource;
 use super::host::WebHost;
-use super::store::IdbStore;
+use super::store::{IdbStore, WebLock};
 use crate::backend::Precision;
 use crate::backend::cpu::Cpu;
 use crate::config::Config;
 use crate::engine::{self, DeviceChoice, OpenOptions};
 use crate::error::{Error, Result};
 use crate::tokenizer::ChatInput;
-use crate::weights::checkpoint::{self, Checkpoint};
+use crate::weights::checkpoint::{self, Checkpoint, Verify};
 use crate::weights::plan::FileMeta;
-use crate::weights::{Source, models};
+use crate::weights::{Bytes, Host, Source, TensorInfo, TensorSink, models};
 use js_sys::{Array, Date, Function, Reflect};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -79,7 +79,7 @@ pub fn on_panic(callback: Function) {
 #[serde(tag = "kind", rename_all = "lowercase")]
 enum Place {
     Url { url: String },
-    Hub { id: String },
+    Hub { id: String, revision: Option<String> },
     Files {},
 }
 
@@ -110,6 +110,7 @@ struct LoadOptions {
     device: DeviceChoice,
     context_length: Option<usize>,
     dtype: Precision,
+    verify: Verify,
 }
 
 type WebCheckpoint = Checkpoint<WebHost, WebSource, IdbStore>;
@@ -119,8 +120,9 @@ impl SourceRequest {
         let token = self.token.clone();
         let origin = match &self.source {
             Place::Url { url } => Origin::Http(UrlSource::folder(WebHttp, WebHost, url, token, &self.mirrors)?),
-            Place::Hub { id } => {
-                Origin::Http(UrlSource::hub(WebHttp, WebHost, HUB, id, &self.revision, token, &self.mirrors)?)
+            Place::Hub { id, revision } => {
+                let revision = revision.as_ref().unwrap_or(&self.revision);
+                Origin::Http(UrlSource::hub(WebHttp, WebHost, HUB, id, revision, token, &self.mirrors)?)
             }
             Place::Files {} => Origin::Files(FilesSource::new(&self.files)?),
         };
@@ -133,8 +135,12 @@ impl SourceRequest {
         Ok(SourceRequest { files, ..from_js(request.clone())? })
     }
 
-    async fn checkpoint(&self, on_event: impl Fn(checkpoint::Event) + 'static) -> Result<WebCheckpoint> {
-        let options = checkpoint::Options::default();
+    async fn checkpoint(
+        &self,
+        verify: Verify,
+        on_event: impl Fn(checkpoint::Event) + 'static,
+    ) -> Result<WebCheckpoint> {
+        let options = checkpoint::Options { verify, ..checkpoint::Options::default() };
         Checkpoint::open(WebHost, self.source()?, IdbStore::default(), options, on_event).await
     }
 }
@@ -220,7 +226,7 @@ pub async fn estimate(#[wasm_bindgen(unchecked_param_type = "object")] request: 
         cpu_bytes: u64,
         free_bytes: Option<u64>,
     }
-    let checkpoint = SourceRequest::new(&request)?.checkpoint(|_| {}).await?;
+    let checkpoint = SourceRequest::new(&request)?.checkpoint(Verify::default(), |_| {}).await?;
     let request: EstimateOptions = from_js(request)?;
     let config = engine::config(&checkpoint).await?;
     let context = engine::context_length(&config, request.context_length)? as u64;
@@ -236,6 +242,26 @@ pub async fn estimate(#[wasm_bindgen(unchecked_param_type = "object")] request: 
         cpu_bytes: held(if request.dtype == Precision::Q8 { q8 } else { 2.0 }) + cached * 8,
         free_bytes: sizes.free_bytes,
     })
+}
+
+/// Loads a model into nothing, for the benchmark of network and storage: gives the milliseconds from plan to last verified byte,
+/// and what was read.
+#[wasm_bindgen(js_name = loadIntoNothing)]
+pub async fn load_into_nothing(#[wasm_bindgen(unchecked_param_type = "object")] request: JsValue) -> Js<JsValue> {
+    struct Nothing;
+    impl TensorSink for Nothing {
+        fn begin(&mut self, tensors: &[TensorInfo]) -> Result<Vec<bool>> {
+            Ok(vec![true; tensors.len()])
+        }
+
+        fn write(&mut self, _: usize, _: u64, _: &dyn Bytes) -> Result<()> {
+            Ok(())
+        }
+    }
+    let checkpoint = SourceRequest::new(&request)?.checkpoint(Verify::Always, |_| {}).await?;
+    let start = WebHost.now();
+    let report = checkpoint.load(&mut Nothing).await?;
+    to_js(&(WebHost.now() - start, report))
 }
 
 /// The models in the store.
@@ -260,7 +286,7 @@ pub struct Engine {
     on_event: Function,
     start_threads: Option<Function>,
     /// While it lives, the stored copy cannot be deleted.
-    _checkpoint: WebCheckpoint,
+    _in_use: Option<WebLock>,
 }
 
 #[wasm_bindgen]
@@ -276,10 +302,11 @@ impl Engine {
     ) -> Js<Engine> {
         let source = SourceRequest::new(&request)?;
         let options: LoadOptions = from_js(request)?;
-        let checkpoint = source.checkpoint(teller(&on_event)).await?;
+        let checkpoint = source.checkpoint(options.verify, teller(&on_event)).await?;
         let (inner, info) =
             engine::Engine::open(&checkpoint, &options.open(), options.cpu(start_threads.as_ref())).await?;
-        Ok(Engine { inner, info, source, options, on_event, start_threads, _checkpoint: checkpoint })
+        let _in_use = checkpoint.into_lease();
+        Ok(Engine { inner, info, source, options, on_event, start_threads, _in_use })
     }
 
     /// Loads the model again after its GPU device was lost, on the GPU or (`cpu`) on the CPU: sessions stay open and the answer
@@ -288,7 +315,7 @@ impl Engine {
         if cpu {
             self.options.device = DeviceChoice::Cpu;
         }
-        let checkpoint = self.source.checkpoint(teller(&self.on_event)).await?;
+        let checkpoint = self.source.checkpoint(self.options.verify, teller(&self.on_event)).await?;
         self.info = self
             .inner
             .recover(&checkpoint, &self.options.open(), self.options.cpu(self.start_threads.as_ref()))

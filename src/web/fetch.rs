@@ -69,7 +69,8 @@ impl WebHttp {
         let response: Response = JsFuture::from(fetch(&request.url, &init)?).await?.unchecked_into();
         let mut head = Head { status: response.status(), ..Head::default() };
         let date = |text: &str| Some(js_sys::Date::parse(text)).filter(|ms| ms.is_finite());
-        for name in ["etag", "last-modified", "content-length", "content-type", "content-range", "retry-after"] {
+        for name in ["etag", "last-modified", "content-length", "content-type", "content-range", "retry-after", "link"]
+        {
             if let Some(value) = response.headers().get(name)? {
                 head.set(name, &value, js_sys::Date::now(), date);
             }

@@ -172,7 +172,8 @@ impl Store for IdbStore {
         let written = self.write(PIECES, |store| store.put_with_key(&piece, &key.into()).map(drop)).await;
         match written {
             Err(Error::Quota { .. }) => {
-                Err(Error::Quota { needed: bytes.len() as u64, free: self.free().await.unwrap_or(0) })
+                let needed = bytes.len() as u64;
+                Err(Error::Quota { needed, free: self.free().await.filter(|free| *free < needed) })
             }
             other => other,
         }
@@ -300,7 +301,7 @@ fn storage(problem: &str) -> Error {
 
 fn failed(error: JsValue) -> Error {
     match error.dyn_ref::<DomException>() {
-        Some(e) if e.name() == "QuotaExceededError" => Error::Quota { needed: 0, free: 0 },
+        Some(e) if e.name() == "QuotaExceededError" => Error::Quota { needed: 0, free: None },
         Some(e) => storage(&format!("{}: {}", e.name(), e.message())),
         None => storage(&message(&error)),
     }

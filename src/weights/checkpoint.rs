@@ -22,9 +22,10 @@ const PARALLEL: usize = 4;
 const BAD_PIECE_ATTEMPTS: usize = 4;
 /// Longest file beside the weights, in bytes (tokenizer.json of a 256k vocabulary: 34 MB).
 const MAX_SMALL: u64 = 64 << 20;
-/// Least milliseconds between two progress events.
-const PROGRESS_INTERVAL: f64 = 50.0;
-const RECORD_VERSION: u32 = 1;
+/// Least milliseconds between two progress events of one phase. Together with the changes of phase, which are told at once,
+/// no second has more than twenty.
+const PROGRESS_INTERVAL: f64 = 100.0;
+const RECORD_VERSION: u32 = 2;
 
 /// Stops a load at its next await, or at once if it is waiting. Clones share the flag.
 #[derive(Clone, Default)]
@@ -55,7 +56,8 @@ impl Abort {
 }
 
 /// When the SHA-256 of a stored piece is checked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Verify {
     /// Before it is stored and each time it is read.
     #[default]
@@ -72,16 +74,25 @@ pub struct Options {
     pub refresh: bool,
 }
 
-/// What a load is doing. Later phases belong to the engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// The first thing that a load has not finished. Pieces pass through download, verification, store and upload side by side, so
+/// that each of these phases but the longest only shows for the last pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// Finding out what there is and what is missing.
     Check,
     /// Pieces come from the source (and, in between, from the store).
     Download,
-    /// Every piece is stored: they are read, checked and handed over.
+    /// Every byte is here: hashes are computed and compared.
     Verify,
+    /// Every piece is sound: they are being written to the store.
+    Store,
+    /// Every piece is stored, as far as it is kept: the last are on their way into the backend.
+    Upload,
+    /// The backend has all weights and prepares what it computes with.
+    Compile,
+    /// The backend's results are compared with known ones.
+    SelfCheck,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -126,7 +137,7 @@ pub enum Event {
 }
 
 /// What a finished load did, in bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     pub total_bytes: u64,
@@ -168,9 +179,19 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// `None` for what another version of this package, or nobody, wrote: such a model is planned anew.
+    /// SHA-256 of the JSON, then the JSON: what it says of the weights is as trustworthy as they are.
+    pub fn to_text(&self) -> Result<String> {
+        let json = serde_json::to_string(self).map_err(Error::internal)?;
+        Ok(format!("{}{json}", Digest::of(json.as_bytes())))
+    }
+
+    /// `None` for what was damaged, or another version of this package, or nobody, wrote: such a model is planned anew.
     pub fn parse(text: &str) -> Option<Self> {
-        let record: Self = serde_json::from_str(text).ok()?;
+        let (digest, json) = text.split_at_checked(64)?;
+        if Digest::parse(digest)? != Digest::of(json.as_bytes()) {
+            return None;
+        }
+        let record: Self = serde_json::from_str(json).ok()?;
         (record.version == RECORD_VERSION && record.wanted.len() == record.plan.tensors.len()).then_some(record)
     }
 
@@ -233,7 +254,7 @@ pub(super) fn pieces(id: &str, plan: &Plan, wanted: &[bool]) -> Vec<Piece> {
 
 /// An opened model: its plan is known, its small files can be read, its weights loaded.
 /// While it lives, the stored copy cannot be deleted.
-pub struct Checkpoint<H, S, T: Store> {
+pub struct Checkpoint<H: Host, S, T: Store> {
     host: H,
     source: S,
     store: T,
@@ -246,6 +267,10 @@ pub struct Checkpoint<H, S, T: Store> {
     /// The store failed, or the source needs none.
     bypass: Cell<bool>,
     in_use: Option<T::Lock>,
+    /// Small files without a published hash: stored when the model that they belong to is complete.
+    unproven: RefCell<Vec<(String, H::Bytes, Digest)>>,
+    /// What was told last.
+    progress: RefCell<Option<Progress>>,
 }
 
 impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoint<H, S, T> {
@@ -298,7 +323,7 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
                 let (count, bytes) = gone.fold((0, 0), |(n, bytes), (p, _)| (n + 1, bytes + p.len()));
                 if count == 0 {
                     let record = RefCell::new(record.clone());
-
+                    let progress = RefCell::default();
                     return Ok(Self {
                         host,
                         source,
@@ -310,6 +335,8 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
                         replaces: false,
                         bypass,
                         in_use,
+                        unproven: RefCell::default(),
+                        progress,
                     });
                 }
                 on_event(Event::Evicted { pieces: count, of: pieces.len(), bytes });
@@ -331,7 +358,9 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         };
         let replaces = old.is_some_and(|old| old.complete && old.plan != record.plan);
         let record = RefCell::new(record);
-        Ok(Self { host, source, store, options, on_event, id, record, replaces, bypass, in_use })
+        let progress = RefCell::default();
+        let unproven = RefCell::default();
+        Ok(Self { host, source, store, options, on_event, id, record, replaces, bypass, in_use, unproven, progress })
     }
 
     /// What is left to hold while the model is in use: until it is dropped, the stored copy cannot be deleted.
@@ -341,6 +370,19 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
 
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Tells that the load has come to `phase`: for the phases after [`load`](Self::load), which are the engine's.
+    pub fn enter(&self, phase: Phase) {
+        let last = self.progress.borrow().clone();
+        if let Some(last) = last {
+            self.tell(Progress { phase, eta_seconds: None, file: String::new(), ..last });
+        }
+    }
+
+    fn tell(&self, progress: Progress) {
+        *self.progress.borrow_mut() = Some(progress.clone());
+        (self.on_event)(Event::Progress(progress));
     }
 
     pub fn source(&self) -> &S {
@@ -370,35 +412,59 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         self.options.abort.guard(self.file_inner(name)).await
     }
 
+    /// A file that a load can do without: no failure if it cannot be read, and for a model that is stored completely the
+    /// network is not asked for it.
+    pub async fn optional_file(&self, name: &str) -> Option<Vec<u8>> {
+        let skip = {
+            let record = self.record.borrow();
+            record.complete && !record.files.contains_key(name)
+        };
+        if skip { None } else { self.file(name).await.ok().flatten() }
+    }
+
     async fn file_inner(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let expected = self.record.borrow().plan.others.iter().find(|f| f.name == name).and_then(|f| f.sha256);
         let known = self.record.borrow().files.get(name).cloned();
+        // Until a model is complete, nothing shows that a stored file without a published hash is any good.
+        let complete = self.record.borrow().complete;
         match known {
-            Some(None) => return Ok(None),
-            Some(Some((key, _))) => {
+            Some(None) if complete => return Ok(None),
+            Some(Some((key, _))) if complete || expected.is_some() => {
                 if let Some((bytes, _)) = self.stored(&key, None, name, "the whole file").await? {
                     return Ok(Some(bytes.to_vec()));
                 }
             }
-            None => {}
+            _ => {}
         }
-        let expected = self.record.borrow().plan.others.iter().find(|f| f.name == name).and_then(|f| f.sha256);
-        let Some(bytes) = self.source.read_all(name, MAX_SMALL).await? else {
-            self.record.borrow_mut().files.insert(name.into(), None);
-            return Ok(None);
+        let mut attempt = 0;
+        let (bytes, got) = loop {
+            let Some(bytes) = self.source.read_all(name, MAX_SMALL).await? else {
+                self.record.borrow_mut().files.insert(name.into(), None);
+                return Ok(None);
+            };
+            let got = self.host.sha256(&bytes).await?;
+            match expected {
+                Some(expected) if got != expected => {
+                    attempt += 1;
+                    if attempt == BAD_PIECE_ATTEMPTS {
+                        return Err(integrity(name, "the whole file", expected, got));
+                    }
+                }
+                _ => break (bytes, got),
+            }
         };
-        let got = self.host.sha256(&bytes).await?;
-        if let Some(expected) = expected
-            && got != expected
-        {
-            return Err(integrity(name, "the whole file", expected, got));
-        }
         let key = format!("sha256:{got}");
         let mut files = self.record.borrow().files.clone();
         files.insert(name.into(), Some((key.clone(), bytes.len() as u64)));
         self.record.borrow_mut().files = files;
-        self.put_record().await;
-        self.put(&key, &bytes, got).await;
-        Ok(Some(bytes.to_vec()))
+        let copy = bytes.to_vec();
+        if complete || expected.is_some() {
+            self.put_record().await;
+            self.put(&key, &bytes, got).await;
+        } else if !self.bypass.get() {
+            self.unproven.borrow_mut().push((key, bytes, got));
+        }
+        Ok(Some(copy))
     }
 
     /// Feeds `sink` with the wanted tensors. On success the model is complete in the store (unless that failed).
@@ -440,8 +506,9 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
             record.wanted.clone_from(&wanted);
             record.last_used = self.host.wall_clock();
         }
-        let progress = Meter::new(&self.host, &self.on_event, pieces.iter().map(Piece::len).sum());
-        progress.emit(Phase::Check, "", true);
+        let tell = |progress: Progress| self.tell(progress);
+        let progress = Meter::new(&self.host, &tell, &pieces);
+        progress.emit("", true);
 
         let mut missing = self.missing(&pieces).await;
         let mut download_lock = None;
@@ -458,19 +525,18 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
             if let Some(free) = self.store.free().await
                 && free < missing
             {
-                return Err(Error::Quota { needed: missing, free });
+                return Err(Error::Quota { needed: missing, free: Some(free) });
             }
             self.put_record().await;
         }
-        let phase = if missing > 0 || self.bypass.get() { Phase::Download } else { Phase::Verify };
+        progress.begin(missing > 0 || self.bypass.get());
 
         let parallel = if plan.files.iter().all(|f| self.source.ranged(f)) { PARALLEL } else { 1 };
         let mut whole = WholeFile::default();
         let mut checks = Checks(plan.checks.iter().map(|_| sha2::Sha256::new()).collect());
         let mut digests = BTreeMap::new();
-        let mut arriving = stream::iter(&pieces)
-            .map(|piece| self.piece(piece, &plan.files[piece.file], &progress, phase))
-            .buffered(parallel);
+        let mut arriving =
+            stream::iter(&pieces).map(|piece| self.piece(piece, &plan.files[piece.file], &progress)).buffered(parallel);
         while let Some(bytes) = arriving.next().await {
             let (piece, bytes, sha256) = bytes?;
             digests.insert(piece.key.clone(), sha256);
@@ -503,9 +569,10 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
                     sink.write(number, start - tensor.start, &within)?;
                 }
             }
+            progress.passed(&[&progress.taken]);
         }
         drop(arriving);
-        progress.emit(phase, "", true);
+        progress.emit("", true);
         self.record.borrow_mut().digests = digests;
         let persisted = self.finish(progress.downloaded() > 0).await;
         drop(download_lock);
@@ -542,28 +609,30 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         piece: &'p Piece,
         file: &FileMeta,
         progress: &Meter<'_, H>,
-        phase: Phase,
     ) -> Result<(&'p Piece, H::Bytes, Digest)> {
         let Range { start, end } = piece.range;
         let label = format!("bytes {start}-{end}");
         let known = Some((piece.sha256, piece.len()));
         if let Some((bytes, sha256)) = self.stored(&piece.key, known, &file.name, &label).await? {
             progress.cached(piece.len());
-            progress.emit(phase, &file.name, false);
+            progress.passed(&[&progress.arrived, &progress.verified, &progress.stored]);
+            progress.emit(&file.name, false);
             return Ok((piece, bytes, sha256));
         }
         let mut attempt = 0;
         loop {
             let so_far = Cell::new(0);
             let arrived = |n: u64| {
-                progress.arrived(n as i64 - so_far.replace(n) as i64);
-                progress.emit(Phase::Download, &file.name, false);
+                progress.bytes(n as i64 - so_far.replace(n) as i64);
+                progress.emit(&file.name, false);
             };
             let bytes = self.source.read(file, piece.range.clone(), attempt, &arrived).await?;
             arrived(piece.len());
+            progress.passed(&[&progress.arrived]);
             let got = self.host.sha256(&bytes).await?;
             match piece.sha256 {
                 Some(expected) if expected != got => {
+                    progress.arrived.update(|n| n - 1);
                     arrived(0);
                     attempt += 1;
                     if attempt == BAD_PIECE_ATTEMPTS {
@@ -571,7 +640,9 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
                     }
                 }
                 _ => {
+                    progress.passed(&[&progress.verified]);
                     self.put(&piece.key, &bytes, got).await;
+                    progress.passed(&[&progress.stored]);
                     return Ok((piece, bytes, got));
                 }
             }
@@ -627,10 +698,10 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
             return;
         }
         let key = if self.replaces && !self.record.borrow().complete { next(&self.id) } else { self.id.clone() };
-        let text = serde_json::to_string(&*self.record.borrow());
+        let text = self.record.borrow().to_text();
         let written = match text {
             Ok(text) => self.store.put_record(&key, &text).await,
-            Err(e) => Err(Error::internal(e)),
+            Err(error) => Err(error),
         };
         if let Err(error) = written {
             self.storage_failed(&error);
@@ -641,6 +712,10 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
     async fn finish(&self, fetched: bool) -> bool {
         if self.bypass.get() {
             return false;
+        }
+        let unproven = self.unproven.take();
+        for (key, bytes, sha256) in &unproven {
+            self.put(key, bytes, *sha256).await;
         }
         self.record.borrow_mut().complete = true;
         self.put_record().await;
@@ -772,29 +847,59 @@ impl WholeFile {
     }
 }
 
-/// Counts bytes and reports them, at most every [`PROGRESS_INTERVAL`].
+/// Counts bytes and pieces and reports them: at each change of phase, else at most every [`PROGRESS_INTERVAL`].
 struct Meter<'a, H> {
     host: &'a H,
-    on_event: &'a dyn Fn(Event),
+    tell: &'a dyn Fn(Progress),
     total: u64,
     cached: Cell<u64>,
     downloaded: Cell<i64>,
-    last: Cell<f64>,
-    /// Time and downloaded bytes of a moment one to three seconds ago, and of a newer one.
+    /// How many pieces there are, and how many have come through each stage.
+    pieces: usize,
+    arrived: Cell<usize>,
+    verified: Cell<usize>,
+    stored: Cell<usize>,
+    taken: Cell<usize>,
+    /// What the load is at until every piece has arrived.
+    until_arrived: Cell<Phase>,
+    last: Cell<(f64, Phase)>,
+    /// Time and loaded bytes of a moment one to three seconds ago, and of a newer one.
     window: Cell<[(f64, i64); 2]>,
 }
 
 impl<'a, H: Host> Meter<'a, H> {
-    fn new(host: &'a H, on_event: &'a dyn Fn(Event), total: u64) -> Self {
+    fn new(host: &'a H, tell: &'a dyn Fn(Progress), pieces: &[Piece]) -> Self {
         let start = (host.now(), 0);
         Self {
             host,
-            on_event,
-            total,
+            tell,
+            total: pieces.iter().map(Piece::len).sum(),
             cached: Cell::new(0),
             downloaded: Cell::new(0),
-            last: Cell::new(f64::NEG_INFINITY),
+            pieces: pieces.len(),
+            arrived: Cell::new(0),
+            verified: Cell::new(0),
+            stored: Cell::new(0),
+            taken: Cell::new(0),
+            until_arrived: Cell::new(Phase::Check),
+            last: Cell::new((f64::NEG_INFINITY, Phase::Check)),
             window: Cell::new([start; 2]),
+        }
+    }
+
+    /// What is missing is known: pieces begin to arrive.
+    fn begin(&self, download: bool) {
+        self.until_arrived.set(if download { Phase::Download } else { Phase::Verify });
+        self.emit("", false);
+    }
+
+    fn phase(&self) -> Phase {
+        match self.until_arrived.get() {
+            Phase::Check => Phase::Check,
+            first if self.arrived.get() < self.pieces => first,
+            _ if self.verified.get() < self.pieces => Phase::Verify,
+            _ if self.stored.get() < self.pieces => Phase::Store,
+            _ => Phase::Upload,
         }
     }
 
@@ -802,20 +907,29 @@ impl<'a, H: Host> Meter<'a, H> {
         self.cached.set(self.cached.get() + bytes);
     }
 
-    fn arrived(&self, change: i64) {
+    fn bytes(&self, change: i64) {
         self.downloaded.set(self.downloaded.get() + change);
+    }
+
+    /// One more piece came through these stages.
+    fn passed(&self, stages: &[&Cell<usize>]) {
+        stages.iter().for_each(|stage| stage.set(stage.get() + 1));
+        if self.phase() != self.last.get().1 {
+            self.emit("", false);
+        }
     }
 
     fn downloaded(&self) -> u64 {
         self.downloaded.get().max(0) as u64
     }
 
-    fn emit(&self, phase: Phase, file: &str, always: bool) {
-        let now = self.host.now();
-        if !always && now - self.last.get() < PROGRESS_INTERVAL {
+    fn emit(&self, file: &str, always: bool) {
+        let (now, phase) = (self.host.now(), self.phase());
+        let (last, told) = self.last.get();
+        if !always && phase == told && now - last < PROGRESS_INTERVAL {
             return;
         }
-        self.last.set(now);
+        self.last.set((now, phase));
         let loaded_bytes = self.cached.get() + self.downloaded();
         let [mut old, mut new] = self.window.get();
         if now - new.0 > 1500.0 {
@@ -824,7 +938,7 @@ impl<'a, H: Host> Meter<'a, H> {
         }
         let seconds = (now - old.0) / 1e3;
         let speed = if seconds > 0.0 { (loaded_bytes as i64 - old.1).max(0) as f64 / seconds } else { 0.0 };
-        (self.on_event)(Event::Progress(Progress {
+        (self.tell)(Progress {
             phase,
             loaded_bytes,
             total_bytes: self.total,
@@ -832,6 +946,6 @@ impl<'a, H: Host> Meter<'a, H> {
             bytes_per_second: speed,
             eta_seconds: (speed > 0.0).then(|| self.total.saturating_sub(loaded_bytes) as f64 / speed),
             file: file.into(),
-        }));
+        });
     }
 }

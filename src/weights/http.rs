@@ -42,6 +42,8 @@ pub struct Head {
     /// In milliseconds.
     pub retry_after: Option<f64>,
     pub html: bool,
+    /// `Link` with `rel="next"`, as it was sent: where a list goes on.
+    pub next: Option<String>,
 }
 
 impl Head {
@@ -53,6 +55,7 @@ impl Head {
             "content-length" => self.content_length = value.parse().ok(),
             "content-type" => self.html = value.starts_with("text/html"),
             "content-range" => self.content_range = parse_content_range(value),
+            "link" => self.next = parse_next(value),
             "retry-after" => {
                 let seconds = value.parse().ok().filter(|s: &f64| s.is_finite()).map(|s| s * 1e3);
                 self.retry_after = seconds.or_else(|| date(value).map(|then| then - now)).map(|ms| ms.max(0.0));
@@ -66,6 +69,16 @@ fn parse_content_range(value: &str) -> Option<(u64, u64, Option<u64>)> {
     let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     Some((first.trim().parse().ok()?, last.trim().parse().ok()?, total.trim().parse().ok()))
+}
+
+/// The target of `rel="next"` among the links of a `Link` header (RFC 8288).
+fn parse_next(value: &str) -> Option<String> {
+    value.split('<').skip(1).find_map(|link| {
+        let (target, parameters) = link.split_once('>')?;
+        let next =
+            parameters.split(';').any(|p| matches!(p.trim().trim_end_matches([',', ' ']), "rel=\"next\"" | "rel=next"));
+        next.then(|| target.to_owned())
+    })
 }
 
 /// Sends one request. Errors are what the transport says: no connection, CORS, a broken stream.
@@ -104,6 +117,8 @@ const FIRST_WAIT: f64 = 500.0;
 const LONGEST_WAIT: f64 = 15_000.0;
 /// Longest `Retry-After` that is waited for, in milliseconds.
 const LONGEST_RETRY_AFTER: f64 = 120_000.0;
+/// Most parts of a list of the hub's API (of 1,000 files each).
+const MAX_PAGES: usize = 100;
 /// Longest answer of the hub's API, in bytes.
 const MAX_API: u64 = 16 << 20;
 /// Version of a file that the server gives none: no byte of it is taken for a byte of another session's.
@@ -443,7 +458,7 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> HttpSource<N, H> {
             return Ok(Some(listing));
         }
         if self.commit.get().is_none() {
-            let Revision { sha } =
+            let (Revision { sha }, _) =
                 self.api(&format!("api/models/{id}/revision/{}", revision.replace('/', "%2F"))).await?;
             if sha.is_empty() || !sha.bytes().all(|b| b.is_ascii_hexdigit()) {
                 return Err(Error::Network { url: self.id(), problem: format!("the hub names commit {sha:?}") });
@@ -451,7 +466,20 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> HttpSource<N, H> {
             let _ = self.commit.set(sha);
         }
         let commit = self.commit.get().map_or("", String::as_str);
-        let entries: Vec<Entry> = self.api(&format!("api/models/{id}/tree/{commit}?recursive=true")).await?;
+        let mut path = format!("api/models/{id}/tree/{commit}?recursive=true");
+        let mut entries = Vec::<Entry>::new();
+        for page in 0.. {
+            let (part, next): (Vec<Entry>, _) = self.api(&path).await?;
+            entries.extend(part);
+            match next {
+                None => break,
+                Some(next) if page < MAX_PAGES => path = next,
+                Some(_) => {
+                    let problem = format!("the hub's list of files goes on after {} entries", entries.len());
+                    return Err(Error::Network { url: self.id(), problem });
+                }
+            }
+        }
         let files = entries.into_iter().filter(|e| e.kind == "file").map(|e| {
             let mut file = FileMeta { version: e.oid, ..FileMeta::new(&e.path, e.size) };
             if let Some(lfs) = e.lfs {
@@ -463,17 +491,26 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> HttpSource<N, H> {
         Ok(Some(self.listing.get_or_init(|| files.collect())))
     }
 
-    async fn api<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<T> {
+    /// What the hub's API says at `path`, and the path at which it goes on.
+    async fn api<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<(T, Option<String>)> {
         self.on_any_base(0, async |base, _| {
-            let url = format!("{}{path}", self.bases[base].split('?').next().unwrap_or_default());
+            let root = self.bases[base].split('?').next().unwrap_or_default();
+            let url = format!("{root}{path}");
             match self.fetch(&self.request(base, url.clone()), MAX_API).await? {
                 None => Err(Fault::Final(Error::FileNotFound { file: self.id(), searched: shown(&url) })),
-                Some((_, bytes)) => serde_json::from_slice(&bytes.to_vec()).map_err(|e| {
-                    Fault::Final(Error::Network {
-                        url: shown(&url),
-                        problem: format!("not what the hub's API says: {e}"),
-                    })
-                }),
+                Some((head, bytes)) => {
+                    let wrong = |problem: String| Fault::Final(Error::Network { url: shown(&url), problem });
+                    let answer = serde_json::from_slice(&bytes.to_vec())
+                        .map_err(|e| wrong(format!("not what the hub's API says: {e}")))?;
+                    // The token must not follow a link to somewhere else, and another base must find the same list.
+                    let next = head.next.as_deref().map(|next| {
+                        next.strip_prefix(root)
+                            .or_else(|| next.strip_prefix('/'))
+                            .map(str::to_owned)
+                            .ok_or_else(|| wrong(format!("its list goes on at another place, {}", shown(next))))
+                    });
+                    Ok((answer, next.transpose()?))
+                }
             }
         })
         .await

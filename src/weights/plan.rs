@@ -231,6 +231,8 @@ impl Plan {
             Ok(Kind { format, version }) if format == MANIFEST_FORMAT => {
                 return Err(Error::unsupported(MANIFEST, format!("version {version} is not 1")));
             }
+            // Cut off or damaged: without it nothing could be verified.
+            Err(e) if !e.is_data() => return Err(Error::checkpoint(MANIFEST, e)),
             _ => return Ok(None),
         }
         let refuse = |problem: String| Err(Error::checkpoint(MANIFEST, problem));
@@ -394,4 +396,98 @@ fn check_name(index: &str, name: &str) -> Result<()> {
         return Err(Error::checkpoint(index, format!("{name:?} is not a plain file name")));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const INDEX: &str = r#"{"metadata":{"total_size":12},"weight_map":{"a":"m-1.safetensors","b":"m-2.safetensors","c":"m-1.safetensors"}}"#;
+
+    fn manifest() -> String {
+        let (one, other) = (Digest::of(b"1"), Digest::of(b"2"));
+        let long = 2 * PIECE + 5;
+        format!(
+            r#"{{"format":"mobilellm-weights","version":1,"piece_size":{PIECE},"files":[
+            {{"name":"m-1.safetensors","size":{long},"sha256":"{one}","pieces":["{one}","{other}","{one}"]}},
+            {{"name":"m-2.safetensors","size":40,"sha256":"{other}"}},{{"name":"config.json","size":9,"sha256":"{one}"}}],"tensors":[
+            {{"name":"a","dtype":"F16","shape":[2,3],"file":"m-1.safetensors","start":8}},
+            {{"name":"b","dtype":"F32","shape":[4],"file":"m-2.safetensors","start":24}},
+            {{"name":"c","dtype":"Bf16","shape":[],"file":"m-1.safetensors","start":20}}]}}"#
+        )
+    }
+
+    /// Bytes overwritten, put in, taken out, cut off; digits also by others, so that the text often stays JSON.
+    fn damaged(text: &str, damage: &[(prop::sample::Index, u8, u8)]) -> Vec<u8> {
+        let mut bytes = text.as_bytes().to_vec();
+        for (at, byte, kind) in damage {
+            let at = at.index(bytes.len());
+            match kind {
+                0 => bytes[at] = *byte,
+                1 => bytes.insert(at, *byte),
+                2 if bytes.len() > 1 => drop(bytes.remove(at)),
+                3 if *byte < 16 => bytes.truncate(at.max(1)),
+                4 => bytes[at] = b'"',
+                _ => bytes
+                    .iter_mut()
+                    .skip(at)
+                    .find(|b| b.is_ascii_digit())
+                    .into_iter()
+                    .for_each(|b| *b = b'0' + byte % 10),
+            }
+        }
+        bytes
+    }
+
+    fn damage() -> impl Strategy<Value = Vec<(prop::sample::Index, u8, u8)>> {
+        proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0u8..9), 0..5)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn hostile_manifests(damage in damage()) {
+            match Plan::from_manifest(&damaged(&manifest(), &damage)) {
+                Ok(None) => {}
+                Ok(Some(plan)) => {
+                    for tensor in &plan.tensors {
+                        prop_assert!(tensor.end() <= plan.files[tensor.file].size);
+                    }
+                    for file in plan.files.iter().chain(&plan.others) {
+                        prop_assert!(check_name(MANIFEST, &file.name).is_ok());
+                        prop_assert!(file.size <= PIECE || file.pieces.len() as u64 == file.size.div_ceil(PIECE));
+                    }
+                    prop_assert_eq!(Plan::from_manifest(plan.to_manifest().unwrap().as_bytes()).unwrap(), Some(plan));
+                }
+                Err(error) => prop_assert!(matches!(error, Error::Checkpoint { .. } | Error::Tensor { .. } | Error::Unsupported { .. }), "{:?}", error),
+            }
+        }
+
+        #[test]
+        fn hostile_indexes(damage in damage()) {
+            match parse_index("index", &damaged(INDEX, &damage)) {
+                Ok(shards) => {
+                    for name in shards.keys() {
+                        prop_assert!(!name.contains(['/', '\\', '%', ':']) && !name.starts_with('.'), "{}", name);
+                    }
+                }
+                Err(error) => prop_assert!(matches!(error, Error::Checkpoint { .. }), "{:?}", error),
+            }
+        }
+
+        #[test]
+        fn noise(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let (plan, index) = (Plan::from_manifest(&bytes), parse_index("index", &bytes));
+            prop_assert!(matches!(plan, Ok(None) | Err(Error::Checkpoint { .. })), "manifest");
+            prop_assert!(matches!(index, Err(Error::Checkpoint { .. })), "index");
+        }
+    }
+
+    #[test]
+    fn undamaged() {
+        assert_eq!(Plan::from_manifest(manifest().as_bytes()).unwrap().unwrap().tensors.len(), 3);
+        assert_eq!(parse_index("index", INDEX.as_bytes()).unwrap().len(), 2);
+    }
 }

@@ -102,6 +102,8 @@ pub enum Fault {
     Cut(usize),
     /// It ends after so many bytes as if that were all.
     Ends(usize),
+    /// It has so few bytes, and Content-Length says so.
+    Truncated(usize),
     /// One byte is wrong.
     Flip(usize),
     StalledHead,
@@ -124,6 +126,8 @@ pub type Failing = Box<dyn FnMut(&str) -> bool>;
 pub struct File {
     pub bytes: Vec<u8>,
     pub etag: Option<String>,
+    /// The header of this name.
+    pub link: Option<String>,
 }
 
 /// One server for every address.
@@ -138,11 +142,13 @@ pub struct Server {
     /// Bytes of bodies that were taken, by address.
     pub sent: RefCell<BTreeMap<String, usize>>,
     pub no_ranges: Cell<bool>,
+    /// Milliseconds before each chunk; 0: one.
+    pub chunk_ms: Cell<f64>,
 }
 
 impl Server {
     pub fn put(&self, url: &str, bytes: &[u8], etag: Option<&str>) {
-        let file = File { bytes: bytes.to_vec(), etag: etag.map(Into::into) };
+        let file = File { bytes: bytes.to_vec(), etag: etag.map(Into::into), link: None };
         self.files.borrow_mut().insert(url.into(), file);
     }
 }
@@ -185,6 +191,9 @@ impl Http for Net {
             (fault, Some(file)) => {
                 let size = file.bytes.len() as u64;
                 head.version.clone_from(&file.etag);
+                if let Some(link) = &file.link {
+                    head.set("link", link, 0.0, |_| None);
+                }
                 let whole = fault == Some(Fault::Whole)
                     || self.0.no_ranges.get()
                     || request.if_range.as_ref().is_some_and(|v| file.etag.as_ref() != Some(v));
@@ -213,6 +222,10 @@ impl Http for Net {
                 }
             }
         }
+        if let Some(Fault::Truncated(at)) = fault {
+            body.truncate(at);
+            head.content_length = Some(body.len() as u64);
+        }
         if let Some(Fault::Flip(at)) = fault
             && !body.is_empty()
         {
@@ -227,7 +240,7 @@ impl Body for Stream {
     type Bytes = Vec<u8>;
 
     async fn chunk(&mut self) -> std::result::Result<Option<Vec<u8>>, String> {
-        self.net.1.sleep(1.0).await;
+        self.net.1.sleep(self.net.0.chunk_ms.get().max(1.0)).await;
         let mut end = self.bytes.len().min(self.at + 700);
         if let Some(Fault::Cut(n) | Fault::Ends(n) | Fault::StalledBody(n)) = self.fault {
             end = end.min(n.max(self.at));

@@ -1,6 +1,7 @@
 // Folders that are no models, under /faults/: what a load must report in a way that helps.
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
 import { root } from '../../scripts/lib.mjs';
 
 const demo = (name) => readFileSync(join(root, 'www/models/demo', name));
@@ -36,4 +37,100 @@ export function faults(request, response) {
   if (body === null) answer(404, 'text/plain', 'not found');
   else answer(200, folder === 'html' ? 'text/html' : name.endsWith('.json') ? 'application/json' : 'application/octet-stream', body);
   return true;
+}
+
+/**
+ * Folders of files in memory below /host/, served with ranges and ETags as a static host does, or with a fault.
+ * A fault is `{ kind, at?, ms?, to? }`: `cut` (the connection breaks after `at` bytes), `ends` (too few bytes, told as such), `flip` (byte `at` is
+ * wrong), `length` (Content-Length of `at` bytes more), `whole` (200 to a range), `status` (`at`, with Retry-After of `ms`), `stall` (nothing after
+ * `at` bytes), `etag` (of another file), `redirect` (to the origin `to`), `gzip` (compressed as a whole).
+ */
+export class Host {
+  /** @type {Map<string, Buffer>} contents by path below /host/ */
+  files = new Map();
+  /** Of each request: path, headers, status, and the bytes of its body that were written. */
+  log = [];
+  /** Chooses the fault of a request. @type {(path: string, request: import('node:http').IncomingMessage) => object | null} */
+  fault = () => null;
+  /** Awaited in the middle of each answer. @type {(path: string) => Promise<void>} */
+  pace = async () => {};
+  /** Headers of every answer. */
+  headers = { 'Cross-Origin-Resource-Policy': 'same-origin' };
+
+  /** @param {string} folder ends with a slash @param {Map<string, Buffer>} files */
+  put(folder, files) {
+    for (const [name, bytes] of files) this.files.set(folder + name, bytes);
+  }
+
+  /** Answers requests below /host/; true if it did. */
+  answer = (request, response) => {
+    const path = decodeURIComponent(request.url.split('?')[0]);
+    if (!path.startsWith('/host/')) return false;
+    void this.#answer(path.slice('/host/'.length), request, response);
+    return true;
+  };
+
+  /** Bytes of bodies written for paths that begin so and satisfy `wanted`. */
+  sent(prefix, wanted = () => true) {
+    return this.log.filter(({ path }) => path.startsWith(prefix) && wanted(path)).reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+
+  async #answer(path, request, response) {
+    const entry = { path, headers: request.headers, method: request.method, status: 200, bytes: 0 };
+    this.log.push(entry);
+    const file = this.files.get(path);
+    const fault = file && request.method !== 'OPTIONS' ? (this.fault(path, request) ?? {}) : {};
+    const head = { ...this.headers };
+    const end = (status, body = '') => {
+      entry.status = status;
+      response.writeHead(status, head).end(body);
+    };
+    if (request.method === 'OPTIONS') return end(204);
+    if (!file) return end(404, 'not found');
+    if (fault.kind === 'status') {
+      if (fault.ms !== undefined) head['Retry-After'] = String(fault.ms / 1000);
+      return end(fault.at, 'fault');
+    }
+    if (fault.kind === 'redirect') {
+      head.Location = `${fault.to}host/${path}`;
+      return end(302);
+    }
+    head['Content-Type'] = path.endsWith('.json') ? 'application/json' : 'application/octet-stream';
+    head.ETag = `"${file.length}-${fault.kind === 'etag' ? 'other' : 'v1'}"`;
+    let body = file;
+    let status = 200;
+    const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '');
+    if (fault.kind === 'gzip') {
+      body = gzipSync(file);
+      head['Content-Encoding'] = 'gzip';
+    } else if (range && fault.kind !== 'whole' && (request.headers['if-range'] ?? head.ETag) === head.ETag) {
+      const start = Number(range[1]);
+      if (start >= file.length) return end(416);
+      const last = Math.min(range[2] ? Number(range[2]) : Infinity, file.length - 1);
+      body = file.subarray(start, last + 1);
+      head['Content-Range'] = `bytes ${start}-${last}/${file.length}`;
+      status = 206;
+    }
+    const at = (fault.at ?? 0) % (body.length || 1);
+    if (fault.kind === 'flip') {
+      body = Buffer.from(body);
+      body[at] ^= 0x10;
+    }
+    head['Content-Length'] = body.length + (fault.kind === 'length' ? fault.at : 0);
+    if (fault.kind === 'ends') head['Content-Length'] = at;
+    entry.status = status;
+    response.writeHead(status, head);
+    if (request.method === 'HEAD') return response.end();
+    const send = (bytes) => {
+      entry.bytes += bytes.length;
+      response.write(bytes);
+    };
+    const cut = ['cut', 'ends', 'stall'].includes(fault.kind) ? at : body.length;
+    send(body.subarray(0, cut >> 1));
+    await this.pace(path);
+    send(body.subarray(cut >> 1, cut));
+    if (fault.kind === 'stall') return;
+    if (fault.kind === 'cut') setTimeout(() => response.destroy(), 5);
+    else response.end();
+  }
 }
