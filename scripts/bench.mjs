@@ -1,11 +1,15 @@
 // Speed of the package in Chromium: load, init, prefill, decode on each tier, for the demo model and for one of the shape of
-// MobileLLM-125M with seeded random weights. Prints a table and appends a record to target/bench/results.jsonl.
-//   npm run bench [-- words]     words choose models (demo, 125m) and tiers (cpu, webgpu); --gpu: the machine's own GPU
-//                                instead of WebGPU in software
+// MobileLLM-125M with seeded random weights; then cold and warm loads of the latter (bench/load.mjs) and, where PEERBENCH names the
+// folder that the peer benchmark filled, warm loads next to other runtimes. Prints tables and appends a record to
+// target/bench/results.jsonl.
+//   npm run bench [-- words]     words choose models (demo, 125m), tiers (cpu, webgpu) and parts (speed, load, peers); --gpu: the
+//                                machine's own GPU instead of WebGPU in software
 import { appendFileSync, mkdirSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
+import { measureLoads } from '../bench/load.mjs';
 import { made, synthesise } from '../bench/model.mjs';
+import { measureWarm } from '../bench/peers/warm.mjs';
 import { output, root } from './lib.mjs';
 import { serve } from './serve.mjs';
 import { launch } from '../tests/lib/browser.mjs';
@@ -13,24 +17,27 @@ import { launch } from '../tests/lib/browser.mjs';
 const words = process.argv.slice(2);
 const chosen = (names) => (names.some((name) => words.includes(name)) ? names.filter((name) => words.includes(name)) : names);
 const ownGpu = words.includes('--gpu');
-const unknown = words.filter((word) => !['demo', '125m', 'cpu', 'webgpu', '--gpu', '--'].includes(word));
+const unknown = words.filter((word) => !['demo', '125m', 'cpu', 'webgpu', 'speed', 'load', 'peers', '--gpu', '--'].includes(word));
 if (unknown.length > 0) {
   console.error(`unknown: ${unknown.join(' ')}`);
   process.exit(1);
 }
 
 await import('./build.mjs');
+const parts = chosen(['speed', 'load', 'peers']);
 const models = { demo: '/models/demo/', '125m': '/bench/125m/' };
 mkdirSync(made, { recursive: true });
-if (chosen(Object.keys(models)).includes('125m')) synthesise();
+const only = chosen(Object.keys(models));
+const tiers = chosen(['cpu', 'webgpu']);
+const folder = only.includes('125m') || parts.includes('load') ? synthesise() : null;
 
 const { server, url } = await serve({
   '/': join(root, 'www'), '/pkg/': join(root, 'pkg'), '/tests/': join(root, 'tests'), '/bench/': made,
 });
 const browser = await launch({ webgpu: ownGpu ? 'own' : 'software' });
 const rows = [];
-for (const model of chosen(Object.keys(models))) {
-  for (const device of chosen(['cpu', 'webgpu'])) {
+for (const model of parts.includes('speed') ? only : []) {
+  for (const device of tiers) {
     const page = await browser.newPage();
     await page.goto(`${url}tests/lib/blank.html`);
     await page.waitForFunction('globalThis.ready');
@@ -55,11 +62,16 @@ await browser.close();
 server.closeAllConnections();
 server.close();
 
+const loads = parts.includes('load') ? await measureLoads(folder, { devices: tiers, ownGpu }) : [];
+const peers = parts.includes('peers') && process.env.PEERBENCH ? await measureWarm(process.env.PEERBENCH) : [];
+
 console.log(`${cpus()[0]?.model} x ${cpus().length}, Chromium ${version}, ${output('git', ['describe', '--always', '--dirty'])}`);
-console.table(rows.map((row) => Object.fromEntries(Object.entries(row).map(([k, v]) => [k, typeof v === 'number' ? Number(v.toPrecision(4)) : v]))));
+const show = (rows) => rows.length > 0 && console.table(rows.map((row) => Object.fromEntries(Object.entries(row).map(([k, v]) => [k, typeof v === 'number' ? Number(v.toPrecision(4)) : v]))));
+for (const table of [rows, loads, peers]) show(table);
+if (parts.includes('peers') && !process.env.PEERBENCH) console.log('Other runtimes were not measured: PEERBENCH names no folder.');
 appendFileSync(
   join(made, 'results.jsonl'),
-  `${JSON.stringify({ when: new Date().toISOString(), machine: cpus()[0]?.model, cores: cpus().length, chromium: version, commit: output('git', ['describe', '--always', '--dirty']), rows })}\n`,
+  `${JSON.stringify({ when: new Date().toISOString(), machine: cpus()[0]?.model, cores: cpus().length, chromium: version, commit: output('git', ['describe', '--always', '--dirty']), rows, loads, peers })}\n`,
 );
 
 /** Runs in the page: tokens a second, the second of two runs, so that nothing is measured that happens once. */

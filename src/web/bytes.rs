@@ -4,6 +4,7 @@ use crate::weights::{Buffer, Bytes};
 use js_sys::{Array, Reflect, Uint8Array};
 use std::ops::Range;
 use wasm_bindgen::{JsCast, JsValue};
+use web_sys::{MessageChannel, MessagePort};
 
 #[derive(Debug, Clone)]
 pub struct JsBytes(pub Uint8Array);
@@ -44,5 +45,25 @@ impl Buffer for JsBytes {
 
     fn copy_from(&mut self, at: usize, from: &Self, range: Range<usize>) {
         self.0.set(&from.0.subarray(range.start as u32, range.end as u32), at as u32);
+    }
+
+    /// By sending the buffer to a message port that nobody holds the other end of: it is moved out of reach and freed at once.
+    /// Collectors let hundreds of megabytes of such buffers pile up, and `ArrayBuffer.prototype.transfer` leaves those that the
+    /// browser made (a response's, a blob's) to them as well.
+    fn release(self) {
+        thread_local! {
+            static NOWHERE: Option<MessagePort> = MessageChannel::new().ok().map(|channel| {
+                channel.port2().close();
+                channel.port1()
+            });
+        }
+        let buffer = self.0.buffer();
+        // Of a buffer that this is a part of, others may have other parts.
+        if buffer.byte_length() == self.0.length() {
+            NOWHERE.with(|port| {
+                // What cannot be sent stays with the collector.
+                port.as_ref().map(|port| port.post_message_with_transferable(&JsValue::NULL, &Array::of1(&buffer)))
+            });
+        }
     }
 }

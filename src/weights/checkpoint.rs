@@ -569,6 +569,7 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
                     sink.write(number, start - tensor.start, &within)?;
                 }
             }
+            bytes.release();
             progress.passed(&[&progress.taken]);
         }
         drop(arriving);
@@ -632,6 +633,7 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
             let got = self.host.sha256(&bytes).await?;
             match piece.sha256 {
                 Some(expected) if expected != got => {
+                    bytes.release();
                     progress.arrived.update(|n| n - 1);
                     arrived(0);
                     attempt += 1;

@@ -110,6 +110,8 @@ const STALL: f64 = 20_000.0;
 const ATTEMPTS: u32 = 6;
 /// Attempts for one range in all.
 const ATTEMPTS_IN_ALL: u32 = 40;
+/// Milliseconds that an answer whose bytes have all arrived may take to end.
+const LAST_WAIT: f64 = 50.0;
 /// Bytes that count as progress.
 const PROGRESS: u64 = HEAD_BYTES / 2;
 /// Milliseconds before the first retry; doubled each time, up to [`LONGEST_WAIT`], less up to half at random.
@@ -338,9 +340,11 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> HttpSource<N, H> {
         }
         let mut whole = buffer::<N::Bytes>(&request.url, total).map_err(Fault::Final)?;
         let mut at = 0;
-        for chunk in &chunks {
-            whole.copy_from(at, chunk, 0..chunk.len());
-            at += chunk.len();
+        for chunk in chunks {
+            let len = chunk.len();
+            whole.copy_from(at, &chunk, 0..len);
+            at += len;
+            chunk.release();
         }
         Ok(Some((head, whole)))
     }
@@ -425,10 +429,15 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> HttpSource<N, H> {
             }
             if offset < chunk.len() {
                 stream.rest = Some((chunk, offset));
+            } else {
+                chunk.release();
             }
         }
         if self.unranged.borrow().contains(&file.name) && range.end < file.size {
             self.running.borrow_mut().insert(file.name.clone(), stream);
+        } else if stream.rest.is_none() {
+            // An answer that is heard out, and not broken off at its last byte, leaves a connection that can be used again.
+            select(pin!(stream.body.chunk()), pin!(self.host.sleep(LAST_WAIT))).await;
         }
         Ok(())
     }

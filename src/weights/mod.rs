@@ -55,6 +55,9 @@ pub trait Buffer: Bytes + Sized + 'static {
     /// Copies bytes `range` of `from` to offset `at`.
     fn copy_from(&mut self, at: usize, from: &Self, range: std::ops::Range<usize>);
 
+    /// Gives the memory back now, where dropping leaves that to a garbage collector.
+    fn release(self) {}
+
     fn to_vec(&self) -> Vec<u8> {
         let mut copy = vec![0; self.len()];
         self.read(0, &mut copy);

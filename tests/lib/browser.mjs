@@ -33,18 +33,21 @@ const GPU_FLAGS = {
   none: ['--disable-gpu', '--disable-features=WebGPU,WebGPUService', '--disable-blink-features=WebGPU'],
 };
 
+const launchOptions = ({ webgpu, args = [], ...options }) => ({
+  executablePath: chromiumPath(),
+  headless: true,
+  args: [
+    '--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking',
+    '--disable-component-update', '--disable-sync', ...GPU_FLAGS[webgpu], ...args,
+  ],
+  ...options,
+});
+
 /** Starts Chromium; `webgpu`: 'software', 'own' or 'none'. */
-export async function launch({ webgpu, args = [], ...options }) {
-  return chromium.launch({
-    executablePath: chromiumPath(),
-    headless: true,
-    args: [
-      '--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking',
-      '--disable-component-update', '--disable-sync', ...GPU_FLAGS[webgpu], ...args,
-    ],
-    ...options,
-  });
-}
+export const launch = (options) => chromium.launch(launchOptions(options));
+
+/** The same with what it stores in a folder on disk, not in memory: gives the one context that there is. */
+export const launchWith = (profile, options) => chromium.launchPersistentContext(profile, launchOptions(options));
 
 /** Everything that is served to the tests: the page, the package, these files, and folders that misbehave. */
 export function serveTests(options = {}) {
