@@ -16,7 +16,7 @@ const SPINS = 1 << 14;
 /** Milliseconds of a sleep; whoever wakes looks whether another thread failed. */
 const NAP = 500;
 /** Milliseconds without a sign of another thread after which it counts as lost. */
-const LOST = 60_000;
+const LOST = 15_000;
 
 /** One thread's place at the meetings. Rank 0 leads. Methods of the `Exchange` of `src/web/exchange.rs`. */
 export class Exchange {
@@ -142,34 +142,40 @@ export class Team {
    */
   async start(script: string, module: WebAssembly.Module, count: number, words: number, config: string, precision: string): Promise<Exchange> {
     const shared = new SharedArrayBuffer(Exchange.bytes(count, words));
+    const exchange = new Exchange(shared, 0, count, words);
     try {
       const starts = Array.from({ length: count - 1 }, (_, i) =>
-        this.#spawn(script, { module, shared, rank: i + 1, count, words, config, precision }),
+        this.#spawn(script, { module, shared, rank: i + 1, count, words, config, precision }, (why) => exchange.fail(why)),
       );
       await Promise.all(starts);
     } catch (error) {
       this.end();
       throw error;
     }
-    return new Exchange(shared, 0, count, words);
+    return exchange;
   }
 
   end(): void {
     for (const thread of this.#threads.splice(0)) thread.terminate();
   }
 
-  #spawn(script: string, follow: FollowRequest): Promise<void> {
+  /** `lost` hears of a thread that ends after it started: the next meeting fails. */
+  #spawn(script: string, follow: FollowRequest, lost: (why: string) => void): Promise<void> {
     return new Promise((resolve, reject) => {
+      const ended = (why: string) => {
+        reject(new Error(why));
+        lost(why);
+      };
       const heard = (message: { following?: true; failed?: string }) =>
         message.following ? resolve() : reject(new Error(message.failed ?? 'unexpected answer of a CPU thread'));
       if (node) {
         const worker = new node.threads.Worker(node.url.fileURLToPath(script));
-        worker.on('message', heard).on('error', reject);
+        worker.on('message', heard).on('error', (error) => ended(error.message)).on('exit', () => ended('a CPU thread ended'));
         this.#threads.push({ post: (m) => worker.postMessage(m), terminate: () => void worker.terminate() });
       } else {
         const worker = new Worker(script, { type: 'module' });
         worker.onmessage = ({ data }) => heard(data);
-        worker.onerror = (event) => reject(new Error(event.message || 'a CPU thread could not start'));
+        worker.onerror = (event) => ended(event.message || 'a CPU thread could not start');
         this.#threads.push({ post: (m) => worker.postMessage(m), terminate: () => worker.terminate() });
       }
       this.#threads.at(-1)!.post({ follow });

@@ -45,6 +45,6 @@ pub mod stop;
 pub mod synthetic;
 pub mod text;
 pub mod tokenizer;
-#[cfg(target_arch = "wasm32")]
+#[cfg(all(target_arch = "wasm32", target_os = "unknown"))]
 pub mod web;
 pub mod weights;

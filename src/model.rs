@@ -307,7 +307,11 @@ impl<B: Backend> Loader<B> {
             Slot::Rows(place, first) => {
                 let matrix = self.matrices.get_mut(&place).ok_or_else(|| Error::internal("matrix not allocated"))?;
                 if info.dtype == Dtype::F16 {
-                    return self.backend.write_rows(matrix, first + row, bytes, range);
+                    let written = self.backend.write_rows(matrix, first + row, bytes, range);
+                    return written.map_err(|error| match error {
+                        Error::Tensor { problem, .. } => Error::tensor(&info.name, problem),
+                        other => other,
+                    });
                 }
                 let mut raw = vec![0; range.len()];
                 bytes.read(range.start, &mut raw);
