@@ -43,6 +43,8 @@ const load: Schema<LoadOptions> = {
   ...estimate,
   device: oneOf('auto', 'webgpu', 'cpu'),
   threads: integer(1, 1024),
+  selfCheck: boolean,
+  gpuBudgetMs: number(1, 10_000),
   onProgress: fn,
 };
 const generate: Schema<GenerateOptions> = {
@@ -152,6 +154,8 @@ export function checkLoad(options: unknown) {
     dtype: o.dtype ?? 'f16',
     contextLength: o.contextLength ?? null,
     threads: o.threads ?? null,
+    selfCheck: o.selfCheck ?? true,
+    gpuBudgetMs: o.gpuBudgetMs ?? null,
   };
   return { signal: o.signal, onProgress: o.onProgress, request };
 }

@@ -29,6 +29,9 @@ export interface LoadRequest extends SourceRequest {
   contextLength: number | null;
   /** CPU threads; null: all cores where the page is isolated, else 1. */
   threads: number | null;
+  selfCheck: boolean;
+  /** Milliseconds; null: the default. */
+  gpuBudgetMs: number | null;
 }
 
 /** The options of one run with every default filled in. */

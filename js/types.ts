@@ -39,6 +39,13 @@ export interface LoadOptions extends SourceOptions {
   contextLength?: number;
   /** CPU tier: number of threads. Default: all cores where the page is cross-origin isolated, else 1. */
   threads?: number;
+  /**
+   * WebGPU tier: whether the GPU must compute what the CPU computes before it is used. Default true: at the first load of a model
+   * with this browser, adapter and package version, and again at each load with `cache: 'none'`.
+   */
+  selfCheck?: boolean;
+  /** WebGPU tier: GPU time of one submission in milliseconds, as far as can be told from earlier ones. Less leaves more of a slow GPU to the page. Default 16. */
+  gpuBudgetMs?: number;
   /** Called at most 20 times a second and at each change of phase. */
   onProgress?: (progress: LoadProgress) => void;
 }
@@ -96,8 +103,8 @@ export interface Info {
   reason: string;
   /** Whether the model has a chat template; without one it only completes text. */
   chat: boolean;
-  /** Milliseconds: from the call until ready, and the part of it that came after the last byte. */
-  timings: { loadMs: number; initMs: number };
+  /** Milliseconds: from the call until ready, the part of it that came after the last byte, and of that the GPU's self-check, if it ran. */
+  timings: { loadMs: number; initMs: number; selfCheckMs?: number };
 }
 
 /** How an answer is chosen and when it ends. */

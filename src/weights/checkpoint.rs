@@ -343,6 +343,10 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         &self.id
     }
 
+    pub fn store(&self) -> &T {
+        &self.store
+    }
+
     pub fn source(&self) -> &S {
         &self.source
     }
