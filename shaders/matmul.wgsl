@@ -1,9 +1,10 @@
 // y = A . W^T, or y += A . W^T: the product of many rows, in tiles of 64 x 64. A thread makes 4 x 4 elements.
 
-override COLS: u32 = 32u; // of A and of W, a multiple of 32
-override COUNT: u32 = 64u; // rows of W
-override STRIDE: u32 = 64u; // of y
-override FIRST: u32 = 0u; // column of y that the first row of W makes
+/// Rows that `activation` has room for: with the sizes of the buffers it tells the shapes, so that one pipeline serves all matrices.
+override ROOM: u32 = 512u;
+/// Of y, where W is a part of a matrix and its first row makes column FIRST; 0: W is all of it.
+override STRIDE: u32 = 0u;
+override FIRST: u32 = 0u;
 override ADD: u32 = 0u;
 /// 1: rows of logits, else all rows of the pass.
 override LOGITS: u32 = 0u;
@@ -11,8 +12,8 @@ override LOGITS: u32 = 0u;
 const TILE = 64u;
 const DEPTH = 32u;
 
-@group(0) @binding(1) var<storage, read> activation: array<vec4f>; // (rows, COLS)
-@group(0) @binding(2) var<storage, read_write> y: array<f32>; // (rows, STRIDE)
+@group(0) @binding(1) var<storage, read> activation: array<vec4f>; // (rows, cols)
+@group(0) @binding(2) var<storage, read_write> y: array<f32>; // (rows, stride)
 
 // Both tiles lie transposed: four neighbouring rows are one load.
 var<workgroup> tile_a: array<array<Quad, TILE / 4u>, DEPTH>;
@@ -21,16 +22,19 @@ var<workgroup> tile_w: array<array<Quad, TILE / 4u>, DEPTH>;
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) i: u32) {
     let rows = select(step.rows, step.logit_rows, LOGITS == 1u);
+    let cols = arrayLength(&activation) / ROOM * 4u; // a multiple of 32
+    let count = arrayLength(&weight) / (cols / 8u); // rows of W
+    let stride = select(STRIDE, count, STRIDE == 0u);
     let line = i % TILE;
     let part = i / TILE; // 0..4
     let row = min(group.y * TILE + line, rows - 1u); // past the end: computed, never stored
-    let col = min(group.x * TILE + line, COUNT - 1u);
-    let from_a = row * (COLS / 4u) + part;
-    let from_w = col * (COLS / 8u) + part;
+    let col = min(group.x * TILE + line, count - 1u);
+    let from_a = row * (cols / 4u) + part;
+    let from_w = col * (cols / 8u) + part;
     let tx = i % 16u;
     let ty = i / 16u;
     var sum = array<vec4f, 4>();
-    for (var k = 0u; k < COLS / DEPTH; k++) {
+    for (var k = 0u; k < cols / DEPTH; k++) {
         let a0 = activation[from_a + 8u * k];
         let a1 = activation[from_a + 8u * k + 4u];
         let w = octet(from_w + 4u * k);
@@ -67,8 +71,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) i:
     for (var r = 0u; r < 4u; r++) {
         let to_row = group.y * TILE + 4u * ty + r;
         for (var c = 0u; c < 4u; c++) {
-            if to_row < rows && to_col + c < COUNT {
-                let to = to_row * STRIDE + FIRST + to_col + c;
+            if to_row < rows && to_col + c < count {
+                let to = to_row * stride + FIRST + to_col + c;
                 if ADD == 1u {
                     y[to] += sum[r][c];
                 } else {

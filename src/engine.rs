@@ -3,10 +3,10 @@
 //! Generic inside ([`Loaded`]), a closed enum at the edge ([`Engine`]). One generation runs at a time; whoever owns the
 //! engine queues the others.
 
-use crate::backend::{Backend, Precision};
 use crate::backend::cpu::Cpu;
 #[cfg(feature = "gpu")]
 use crate::backend::gpu::{Device, DeviceOptions, Gpu, Variant, probe::probe};
+use crate::backend::{Backend, Precision};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::model::{Loader, Model};
@@ -507,7 +507,8 @@ impl Loaded<Gpu> {
     fn verdict_key(&mut self, model: &str, adapter: &str, environment: &str) -> String {
         let config = format!("{:?}", self.model.config());
         let (variant, precision) = (self.model.backend().variant(), self.model.backend().precision());
-        let shaders: String = crate::backend::gpu::texts(variant, precision).into_iter().map(|(_, text)| text).collect();
+        let shaders: String =
+            crate::backend::gpu::texts(variant, precision).into_iter().map(|(_, text)| text).collect();
         let shaders = crate::synthetic::fnv1a64(shaders.as_bytes());
         let version = env!("CARGO_PKG_VERSION");
         format!("{model}|{config}|{precision:?}|{adapter}|{variant}|{environment}|{version} {shaders:016x}")
@@ -547,7 +548,9 @@ pub enum SelfCheck {
     #[default]
     Always,
     /// At the first load in this environment (browser and version); the verdict is kept in the store.
-    Once { environment: String },
+    Once {
+        environment: String,
+    },
     Never,
 }
 
@@ -696,6 +699,7 @@ impl Engine {
         let mut loaded = Loaded::load(checkpoint, config.clone(), gpu, text.clone()).await?;
         info.reason = "WebGPU is available".into();
         loaded.model.backend().ready().await;
+        device.check()?;
         loaded.check(&device, checkpoint.store(), checkpoint.id(), &options.self_check, info).await?;
         info.adapter = Some(device.name());
         info.features = loaded.model.backend().variant().features();

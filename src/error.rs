@@ -158,7 +158,9 @@ impl Error {
             Error::GpuOutOfMemory { .. } => "Use a smaller contextLength, dtype: 'q8' or device: 'cpu'.",
             Error::DeviceLost { .. } => "Load the model again, or with device: 'cpu'.",
             Error::Gpu { .. } => "Load with device: 'cpu' and report the message with your adapter's name.",
-            Error::SelfCheck { .. } => "Load with device: 'auto' or 'cpu'; a newer browser or graphics driver may help.",
+            Error::SelfCheck { .. } => {
+                "Load with device: 'auto' or 'cpu'; a newer browser or graphics driver may help."
+            }
             Error::Aborted => "Nothing is wrong; what was already downloaded is kept.",
             Error::Closed { .. } => "Load the model, or open a session, again.",
             Error::Io { .. } => "Check the path and its permissions.",
@@ -169,7 +171,10 @@ impl Error {
     /// Whether another device might do: nothing is wrong with the model.
     pub fn is_of_the_gpu(&self) -> bool {
         use Error::{DeviceLost, Gpu, GpuOutOfMemory, SelfCheck, WebGpuUnavailable};
-        matches!(self, WebGpuUnavailable { .. } | GpuOutOfMemory { .. } | DeviceLost { .. } | Gpu { .. } | SelfCheck { .. })
+        matches!(
+            self,
+            WebGpuUnavailable { .. } | GpuOutOfMemory { .. } | DeviceLost { .. } | Gpu { .. } | SelfCheck { .. }
+        )
     }
 
     pub(crate) fn config(field: &str, problem: impl fmt::Display) -> Self {

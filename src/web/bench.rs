@@ -135,7 +135,9 @@ impl GpuBench {
         let opened = Opened {
             adapter: device.name(),
             parameters: config.parameters(),
-            step_bytes: (table + stored / config.num_blocks as u64 * order) * if precision == Precision::Q8 { 17 } else { 32 } / 16,
+            step_bytes: (table + stored / config.num_blocks as u64 * order)
+                * if precision == Precision::Q8 { 17 } else { 32 }
+                / 16,
             gpu_bytes: 0,
             device_ms,
             init_ms: 0.0,

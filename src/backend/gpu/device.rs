@@ -68,8 +68,7 @@ impl Device {
             ..wgpu::Limits::default()
         };
         let wanted = Variant { subgroups: !options.no_subgroups, f16: !options.no_f16 };
-        let (device, queue, variant) =
-            request_device(&adapter, required_limits, wanted).await.map_err(unavailable)?;
+        let (device, queue, variant) = request_device(&adapter, required_limits, wanted).await.map_err(unavailable)?;
         let fate = Arc::new(Mutex::new(Fate::default()));
         let log = fate.clone();
         device.on_uncaptured_error(Arc::new(move |error| {

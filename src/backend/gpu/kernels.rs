@@ -1,6 +1,6 @@
 //! Verb -> shader, constants, bindings.
 
-use super::{CHUNK, MAX_PARTS, Product};
+use super::{CHUNK, MAX_PARTS, MAX_ROWS, Product};
 use crate::backend::Precision;
 use crate::config::Config;
 use std::collections::HashMap;
@@ -232,16 +232,16 @@ impl Programs<'_> {
         self.with_epsilon(Self::program(Kernel::RmsNorm, of))
     }
 
-    /// `rows`, `cols` of the whole matrix.
-    pub fn matmul(&self, rows: usize, cols: usize, part: Span, product: Product) -> Program {
-        let of = [
-            ("COLS", cols),
-            ("COUNT", part.rows),
-            ("STRIDE", rows),
-            ("FIRST", part.first),
+    /// `part` of a matrix of `rows`.
+    pub fn matmul(&self, rows: usize, part: Span, product: Product) -> Program {
+        let mut of = vec![
+            ("ROOM", MAX_ROWS),
             ("ADD", usize::from(product == Product::Add)),
             ("LOGITS", usize::from(product == Product::Logits)),
         ];
+        if part.rows < rows {
+            of.extend([("STRIDE", rows), ("FIRST", part.first)]);
+        }
         Self::program(Kernel::Matmul, of)
     }
 
@@ -258,7 +258,7 @@ impl Programs<'_> {
     pub fn all(&self, table: &[Span]) -> Vec<Program> {
         let c = self.config;
         let (hidden, width, ffn) = (c.hidden_size, c.attention_width(), c.intermediate_size);
-        let product = |rows, cols, how| self.matmul(rows, cols, Span { first: 0, rows }, how);
+        let product = |how| self.matmul(1, Span { first: 0, rows: 1 }, how);
         let mut list = vec![
             self.qkv(),
             self.attend(),
@@ -269,12 +269,10 @@ impl Programs<'_> {
             self.argmax(),
             self.sample(),
             self.rms_norm(false),
-            product(c.qkv_rows(), hidden, Product::Store),
+            product(Product::Store),
             self.rope(),
-            product(hidden, width, Product::Add),
-            product(2 * ffn, hidden, Product::Store),
+            product(Product::Add),
             self.swiglu(),
-            product(hidden, ffn, Product::Add),
         ];
         for &part in table {
             list.extend([self.embed(part), self.logits(part)]);

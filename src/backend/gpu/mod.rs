@@ -176,7 +176,7 @@ pub struct Gpu {
     candidates: Buffer,            // (vocab) f32
     work: Buffer,                  // (vocab) f32
     rope: Option<(usize, Buffer)>, // (positions, head_dim / 2) cosine and sine
-    spare: Vec<Buffer>, // staging for chosen ids
+    spare: Vec<Buffer>,            // staging for chosen ids
 }
 
 impl Gpu {
@@ -408,7 +408,7 @@ impl Gpu {
             self.dispatch(
                 &weight.launches,
                 (Kernel::Matmul, number, mode as usize),
-                |p| p.matmul(weight.rows, weight.cols, part.span, mode),
+                |p| p.matmul(weight.rows, part.span, mode),
                 &[&step, from, to],
                 Some(part),
                 (part.span.rows.div_ceil(64), rows.div_ceil(64), 1),
@@ -535,14 +535,14 @@ impl Backend for Gpu {
     }
 
     fn cache(&mut self, layers: usize, capacity: usize) -> Result<Cache> {
-        let rope = self.rope(capacity)?;
-        let elements = (capacity * self.config.kv_width()) as u64;
+        let elements = capacity as u64 * self.config.kv_width() as u64;
         let layers = (0..layers)
             .map(|_| {
                 let keys = self.device.buffer("keys", elements * 4, Usage::STORAGE)?;
                 Ok((keys, self.device.buffer("values", elements * 2, Usage::STORAGE)?))
             })
             .collect::<Result<_>>()?;
+        let rope = self.rope(capacity)?;
         Ok(Cache { layers, capacity, rope, launches: Launches::default() })
     }
 
