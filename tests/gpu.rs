@@ -73,7 +73,7 @@ fn forced_decoding_of_the_demo_model_agrees_with_the_cpu() {
 }
 
 /// One row of logits of a bigram model of `vocab` ids; what is returned must live until they are made.
-fn bigram(backend: &mut Gpu, vocab: usize) -> impl Sized {
+fn bigram(backend: &mut Gpu, vocab: usize) -> impl Sized + use<> {
     let noise = |seed: usize, i: usize| ((i * 7919 + seed * 104_729) % 10_007) as f32 / 5003.5 - 1.0;
     let mut make = |role, scale: f32, seed| {
         let mut matrix = backend.matrix(role, vocab, 32).unwrap();
