@@ -18,20 +18,24 @@ export const SHAPES = {
 const median = (list) => [...list].sort((a, b) => a - b)[list.length >> 1];
 const mean = (list) => list.reduce((a, b) => a + b, 0) / list.length;
 
-/** One row of the record. `quick`: for software adapters. */
-export async function measure({ GpuBench }, name, config, { quick = false } = {}) {
+/** One row of the record. `quick`: for software adapters; `plain`: without shader-f16 and subgroups. */
+export async function measure({ GpuBench }, name, config, { quick = false, q8 = false, plain = false } = {}) {
   const [few, count, encodes] = quick ? [1, 8, 4] : [5, 256, 64];
   const floorMs = await ceiling(config, 3, quick ? 4 : 240);
-  const bench = await GpuBench.open(JSON.stringify(config));
+  const bench = await GpuBench.open(JSON.stringify(config), q8, plain);
   const o = bench.opened();
   const rate = (times) => 1000 / mean(times);
   await bench.prefill(512, 2);
   const row = {
-    name,
-    adapter: o.adapter,
+    name: [name, q8 && 'q8', plain && 'plain'].filter(Boolean).join(', '),
+    adapter: [o.adapter, ...o.features].join(', '),
     parameters: o.parameters,
     deviceMs: o.deviceMs,
     initMs: o.initMs,
+    uploadMs: o.uploadMs,
+    compiledMs: o.compiledMs,
+    selfCheck: o.selfCheck,
+    selfCheckMs: o.selfCheckMs,
     uploadGBs: (2 * o.parameters) / o.uploadMs / 1e6,
     prefill128Ms: median(await bench.prefill(128, few)),
     prefill512Ms: median(await bench.prefill(512, few)),

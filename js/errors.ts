@@ -20,6 +20,7 @@ export type ErrorCode =
   | 'gpu-out-of-memory'
   | 'device-lost'
   | 'gpu-error'
+  | 'self-check-failed'
   | 'closed'
   | 'io'
   | 'busy'

@@ -45,6 +45,8 @@ const load: Schema<LoadOptions> = {
   threads: integer(1, 1024),
   verify: oneOf('always', 'first'),
   persist: boolean,
+  selfCheck: boolean,
+  gpuBudgetMs: number(1, 10_000),
   onProgress: fn,
   onWarning: fn,
 };
@@ -156,6 +158,8 @@ export function checkLoad(options: unknown) {
     contextLength: o.contextLength ?? null,
     threads: o.threads ?? null,
     verify: o.verify ?? 'always',
+    selfCheck: o.selfCheck ?? true,
+    gpuBudgetMs: o.gpuBudgetMs ?? null,
   };
   return { signal: o.signal, onProgress: o.onProgress, onWarning: o.onWarning, persist: o.persist ?? true, request };
 }

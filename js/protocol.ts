@@ -31,6 +31,9 @@ export interface LoadRequest extends SourceRequest {
   threads: number | null;
   /** When the SHA-256 of a stored piece is checked. */
   verify: 'always' | 'first';
+  selfCheck: boolean;
+  /** Milliseconds; null: the default. */
+  gpuBudgetMs: number | null;
 }
 
 /** The options of one run with every default filled in. */

@@ -50,6 +50,13 @@ export interface LoadOptions extends SourceOptions {
    * fail by it.
    */
   persist?: boolean;
+  /**
+   * WebGPU tier: whether the GPU must compute what the CPU computes before it is used. Default true: at the first load of a model
+   * with this browser, adapter and package version, and again at each load with `cache: 'none'`.
+   */
+  selfCheck?: boolean;
+  /** WebGPU tier: GPU time of one submission in milliseconds, as far as can be told from earlier ones. Less leaves more of a slow GPU to the page. Default 16. */
+  gpuBudgetMs?: number;
   /** Called at each change of phase and in between, at most 20 times a second. */
   onProgress?: (progress: LoadProgress) => void;
   /**
@@ -118,8 +125,8 @@ export interface Info {
   chat: boolean;
   /** Bytes of the weights: in all, from storage and from the network; whether all of them are in storage now, and whether it is spared from eviction. */
   storage: { totalBytes: number; cachedBytes: number; downloadedBytes: number; stored: boolean; persisted: boolean };
-  /** Milliseconds: from the call until ready, and the part of it that came after the last byte. */
-  timings: { loadMs: number; initMs: number };
+  /** Milliseconds: from the call until ready, the part of it that came after the last byte, and of that the GPU's self-check, if it ran. */
+  timings: { loadMs: number; initMs: number; selfCheckMs?: number };
 }
 
 /** How an answer is chosen and when it ends. */

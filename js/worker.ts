@@ -50,21 +50,16 @@ function warning(event: Exclude<LoadEvent, { type: 'progress' }>): EventDetail {
 }
 
 /** In Node 20 there is none. */
-const navigatorLike = (globalThis.navigator ?? {}) as { gpu?: { requestAdapter(): Promise<object | null> }; deviceMemory?: number };
+const navigatorLike = (globalThis.navigator ?? {}) as { gpu?: { requestAdapter(): Promise<object | null> }; deviceMemory?: number; userAgent?: string };
 
 /** What can be said about the device before anything is loaded; `reason` if it decides. */
-function chooseDevice({ device, dtype }: LoadRequest): { device: LoadRequest['device']; reason?: string } {
+function chooseDevice({ device }: LoadRequest): { device: LoadRequest['device']; reason?: string } {
   if (device === 'cpu') return { device };
   // wgpu takes it for granted in some places that there is such a thing as a GPU.
   if (!navigatorLike.gpu) {
     const reason = 'WebGPU is not available: there is no navigator.gpu here';
     if (device === 'auto') return { device: 'cpu', reason };
     throw new MobileLLMError('webgpu-unavailable', reason, "Load with device: 'auto' or 'cpu', or use a browser with WebGPU.");
-  }
-  if (dtype === 'q8') {
-    const reason = "dtype 'q8' is computed on the CPU only";
-    if (device === 'auto') return { device: 'cpu', reason };
-    throw new MobileLLMError('unsupported-model', reason, "Load with dtype: 'f16', or with device: 'auto' or 'cpu'.");
   }
   return { device };
 }
@@ -172,6 +167,15 @@ const breathe: () => Promise<void> = node
         });
     })();
 
+/** `Info` of the crate. */
+type EngineInfo = Omit<Info, 'timings' | 'threads' | 'dtype'> & { fallbacks: string[]; selfCheckMs: number | null };
+
+/** What a load tried first and gave up. */
+function tellFallbacks(): void {
+  const { fallbacks } = loaded().info() as EngineInfo;
+  for (const message of fallbacks) post({ event: 'fallback', detail: { message, info: describe() } });
+}
+
 /** When GPU devices were lost, in milliseconds. */
 const losses: number[] = [];
 
@@ -189,22 +193,33 @@ async function surviving<T>(work: () => Promise<T>): Promise<T> {
       }
       const message = loaded().deviceLost();
       if (message === undefined) throw error;
-      const now = performance.now();
-      const cpu = losses.some((loss) => now - loss < 60_000);
-      losses.push(now);
       post({ event: 'devicelost', detail: { message } });
-      await loaded().recover(cpu);
+      await recover();
       const info = describe();
       const restored = `the model is loaded again, on ${info.device}`;
+      tellFallbacks();
       if (info.device === 'cpu') post({ event: 'fallback', detail: { message: restored, info } });
       post({ event: 'restored', detail: { message: restored, info } });
     }
   }
 }
 
+/** Loads the model again; where that one's device is lost too, on the CPU. */
+async function recover(): Promise<void> {
+  const now = performance.now();
+  const cpu = losses.some((loss) => now - loss < 60_000);
+  losses.push(now);
+  try {
+    await loaded().recover(cpu);
+  } catch (error) {
+    if (cpu || !['device-lost', 'gpu-error', 'webgpu-unavailable'].includes(toWire(error).code)) throw error;
+    await loaded().recover(true);
+  }
+}
+
 async function generate({ session, input, options }: Calls['generate'][0], id: number): Promise<Calls['generate'][1]> {
   const engine = loaded();
-  const number = sessionOf(session);
+  const number = await surviving(async () => sessionOf(session));
   const withTools = 'messages' in input && input.tools !== null;
   engine.begin(number, encode(input, true), { ...options, specialTokens: withTools });
   const tokenIds: number[] = [];
@@ -266,11 +281,11 @@ const handlers: Handlers = {
         return null;
       }
     };
-    engine = await wasm.Engine.load({ ...request, device: chosen.device }, onEvent, threads > 1 ? startThreads : undefined);
+    engine = await wasm.Engine.load({ ...request, device: chosen.device, environment: navigatorLike.userAgent ?? '' }, onEvent, threads > 1 ? startThreads : undefined);
     meter.ready();
     const now = performance.now();
     describe = () => {
-      const info = engine!.info() as Omit<Info, 'timings' | 'threads' | 'dtype'>;
+      const { fallbacks: _, selfCheckMs, ...info } = engine!.info() as EngineInfo;
       const onCpu = info.device === 'cpu';
       return {
         ...info,
@@ -278,21 +293,26 @@ const handlers: Handlers = {
         dtype: request.dtype,
         threads: onCpu ? threads : 0,
         model: modelName(request),
-        timings: { loadMs: now - started, initMs: now - meter.lastByte },
+        timings: { loadMs: now - started, initMs: now - meter.lastByte, ...(selfCheckMs === null ? {} : { selfCheckMs }) },
       };
     };
+    tellFallbacks();
     return describe();
   },
   generate,
   openSession({ session, ...input }) {
     // Rendered now, so that a model without a template or a broken one fails here.
     const used = encode(input, false).length;
-    sessionOf(session);
-    return { used };
+    return surviving(async () => {
+      sessionOf(session);
+      return { used };
+    });
   },
   cloneSession({ session, from }) {
-    sessions.set(session, loaded().forkSession(sessionOf(from)));
-    return null;
+    return surviving(async () => {
+      sessions.set(session, loaded().forkSession(sessionOf(from)));
+      return null;
+    });
   },
   closeSession({ session }) {
     const number = sessions.get(session);

@@ -3,21 +3,12 @@
 //
 // Where there are few rows the chunks are dealt out to several workgroups (z of them), and merge.wgsl joins what they found.
 
-struct Step {
-    start: u32, // position of row 0
-    rows: u32,
-    first: u32, // row of x that is row 0 of the logits
-    logit_rows: u32,
-    uniform_value: f32, // decides where there is chance
-}
-
 override HEADS: u32 = 1u;
 override KV_HEADS: u32 = 1u;
 override HEAD_DIM: u32 = 64u;
 
 const CHUNK = 512u;
 
-@group(0) @binding(0) var<uniform> step: Step;
 @group(0) @binding(1) var<storage, read> q: array<vec4f>; // (rows, HEADS HEAD_DIM)
 @group(0) @binding(2) var<storage, read> keys: array<vec4f>; // (KV_HEADS HEAD_DIM / 4, capacity, 4): neighbours read neighbours
 @group(0) @binding(3) var<storage, read> values: array<vec4u>; // (capacity, KV_HEADS HEAD_DIM) f16

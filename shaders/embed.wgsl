@@ -6,17 +6,16 @@ override FIRST: u32 = 0u;
 override COUNT: u32 = 1u;
 
 @group(0) @binding(0) var<storage, read> ids: array<u32>;
-@group(0) @binding(1) var<storage, read> table: array<vec4u>; // (COUNT, HIDDEN) f16
-@group(0) @binding(2) var<storage, read_write> x: array<vec4f>; // (rows, HIDDEN)
+@group(0) @binding(1) var<storage, read_write> x: array<vec4f>; // (rows, HIDDEN)
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) at: vec3u) {
     let width = HIDDEN / 8u;
     let row = ids[at.y] - FIRST; // wraps to a huge number below FIRST
     if at.x < width && row < COUNT {
-        let w = table[row * width + at.x];
+        let w = octet(row * width + at.x);
         let to = 2u * (at.y * width + at.x);
-        x[to] = vec4f(unpack2x16float(w.x), unpack2x16float(w.y));
-        x[to + 1u] = vec4f(unpack2x16float(w.z), unpack2x16float(w.w));
+        x[to] = w.low;
+        x[to + 1u] = w.high;
     }
 }

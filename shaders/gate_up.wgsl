@@ -1,4 +1,5 @@
-// f = SiLU(Wg . RMSNorm(x)) * (Wu . RMSNorm(x)), for few rows of x. A workgroup makes two elements of f.
+// f = SiLU(Wg . RMSNorm(x)) * (Wu . RMSNorm(x)), for few rows of x. A workgroup makes two elements of f. The weights are
+// (2 WIDTH, HIDDEN): gate rows, then up rows.
 
 override HIDDEN: u32 = 64u;
 override WIDTH: u32 = 64u; // of f
@@ -6,14 +7,7 @@ override EPSILON: f32 = 1e-5;
 
 @group(0) @binding(0) var<storage, read> x: array<vec4f>; // (rows, HIDDEN)
 @group(0) @binding(1) var<storage, read> gain: array<vec4f>; // (HIDDEN)
-@group(0) @binding(2) var<storage, read> weight: array<vec4u>; // (2 WIDTH, HIDDEN) f16: gate rows, then up rows
-@group(0) @binding(3) var<storage, read_write> f: array<vec2f>; // (rows, WIDTH)
-
-
-fn dot8(w: vec4u, a: vec4f, b: vec4f) -> f32 {
-    return dot(vec4f(unpack2x16float(w.x), unpack2x16float(w.y)), a)
-        + dot(vec4f(unpack2x16float(w.z), unpack2x16float(w.w)), b);
-}
+@group(0) @binding(2) var<storage, read_write> f: array<vec2f>; // (rows, WIDTH)
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) i: u32) {
@@ -31,10 +25,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) i:
         let b = x1 * gain[2u * k + 1u];
         squares += dot(x0, x0) + dot(x1, x1);
         products += vec4f(
-            dot8(weight[gate + k], a, b),
-            dot8(weight[gate + width + k], a, b),
-            dot8(weight[up + k], a, b),
-            dot8(weight[up + width + k], a, b),
+            product(gate + k, a, b),
+            product(gate + width + k, a, b),
+            product(up + k, a, b),
+            product(up + width + k, a, b),
         );
     }
     let total = sum(i, products, squares);

@@ -1,14 +1,6 @@
 // logits = W . RMSNorm(x), for few rows of x. A workgroup makes four; a head that is split over buffers runs once
 // for each part.
 
-struct Step {
-    start: u32, // position of row 0
-    rows: u32,
-    first: u32, // row of x that is row 0 of the logits
-    logit_rows: u32,
-    uniform_value: f32, // decides where there is chance
-}
-
 override HIDDEN: u32 = 64u;
 override VOCAB: u32 = 64u;
 override EPSILON: f32 = 1e-5;
@@ -16,17 +8,9 @@ override EPSILON: f32 = 1e-5;
 override FIRST: u32 = 0u;
 override COUNT: u32 = 64u;
 
-@group(0) @binding(0) var<uniform> step: Step;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>; // (rows, HIDDEN)
 @group(0) @binding(2) var<storage, read> gain: array<vec4f>; // (HIDDEN)
-@group(0) @binding(3) var<storage, read> weight: array<vec4u>; // (COUNT, HIDDEN) f16
-@group(0) @binding(4) var<storage, read_write> logits: array<f32>; // (rows, VOCAB)
-
-
-fn dot8(w: vec4u, a: vec4f, b: vec4f) -> f32 {
-    return dot(vec4f(unpack2x16float(w.x), unpack2x16float(w.y)), a)
-        + dot(vec4f(unpack2x16float(w.z), unpack2x16float(w.w)), b);
-}
+@group(0) @binding(3) var<storage, read_write> logits: array<f32>; // (rows, VOCAB)
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) i: u32) {
@@ -43,10 +27,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) i:
         let b = x1 * gain[2u * k + 1u];
         squares += dot(x0, x0) + dot(x1, x1);
         products += vec4f(
-            dot8(weight[w.x + k], a, b),
-            dot8(weight[w.y + k], a, b),
-            dot8(weight[w.z + k], a, b),
-            dot8(weight[w.w + k], a, b),
+            product(w.x + k, a, b),
+            product(w.y + k, a, b),
+            product(w.z + k, a, b),
+            product(w.w + k, a, b),
         );
     }
     let total = sum(i, products, squares);

@@ -1,19 +1,10 @@
 // n = x / rms(x) * gain (Zhang & Sennrich 2019), one workgroup a row.
 
-struct Step {
-    start: u32, // position of row 0
-    rows: u32,
-    first: u32, // row of x that is row 0 of the logits
-    logit_rows: u32,
-    uniform_value: f32, // decides where there is chance
-}
-
 override HIDDEN: u32 = 64u;
 override EPSILON: f32 = 1e-5;
 /// 1: row 0 of n is row `first` of x.
 override LOGITS: u32 = 0u;
 
-@group(0) @binding(0) var<uniform> step: Step;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>; // (rows, HIDDEN)
 @group(0) @binding(2) var<storage, read> gain: array<vec4f>; // (HIDDEN)
 @group(0) @binding(3) var<storage, read_write> n: array<vec4f>; // (rows, HIDDEN)

@@ -6,14 +6,6 @@
 // without sorting: values are mapped to integers of the same order, and the threshold is built four bits a round from
 // the mass above each of 16 candidates.
 
-struct Step {
-    start: u32, // position of row 0
-    rows: u32,
-    first: u32, // row of x that is row 0 of the logits
-    logit_rows: u32,
-    uniform_value: f32, // decides where there is chance
-}
-
 struct Sampling {
     temperature: f32, // 0: greedy
     top_k: u32, // 0: all
@@ -27,11 +19,9 @@ struct Sampling {
 
 override VOCAB: u32 = 64u;
 
-const THREADS = 256u;
 /// In `history`: the id was in prompt or answer; the bits below count its times in the answer.
 const SEEN = 0x80000000u;
 
-@group(0) @binding(0) var<uniform> step: Step;
 @group(0) @binding(1) var<uniform> sampling: Sampling;
 @group(0) @binding(2) var<storage, read> logits: array<f32>; // (VOCAB)
 @group(0) @binding(3) var<storage, read_write> history: array<u32>; // (VOCAB)
@@ -39,8 +29,6 @@ const SEEN = 0x80000000u;
 @group(0) @binding(5) var<storage, read_write> chosen: array<u32>;
 @group(0) @binding(6) var<storage, read_write> candidates: array<f32>; // (VOCAB) weights among which the border of top-p lies
 
-var<workgroup> values: array<f32, THREADS>;
-var<workgroup> indices: array<u32, THREADS>;
 var<workgroup> buckets: array<array<vec4f, 4>, THREADS / 2u>;
 var<workgroup> candidate_count: atomic<u32>;
 var<workgroup> first_above: atomic<u32>;
@@ -158,18 +146,7 @@ fn main(@builtin(local_invocation_index) i: u32) {
             }
         }
     }
-    values[i] = highest;
-    indices[i] = best;
-    for (var s = THREADS / 2u; s > 0u; s >>= 1u) {
-        workgroupBarrier();
-        if i < s {
-            let other = values[i + s];
-            if other > values[i] || (other == values[i] && indices[i + s] < indices[i]) {
-                values[i] = other;
-                indices[i] = indices[i + s];
-            }
-        }
-    }
+    best_of(i, highest, best);
     highest = workgroupUniformLoad(&values[0]);
     var id = workgroupUniformLoad(&indices[0]);
     if sampling.temperature > 0.0 {

@@ -5,7 +5,7 @@
 //! backends and compares the logits of every row. Chains share all but one verb, so a failing one names its culprit.
 
 use crate::backend::cpu::naive::Naive;
-use crate::backend::{Activation, Backend, Input, Role};
+use crate::backend::{Activation, Backend, Input, Precision, Role};
 use crate::config::{Config, DepthSchedule};
 use crate::error::{Error, Result};
 use crate::sampler::Sampling;
@@ -128,21 +128,25 @@ impl fmt::Display for Report {
     }
 }
 
-/// Runs every case on backends that `make` gives and on the oracle.
+/// Runs every case on backends that `make` gives and on the oracle, whose weights are of the same `precision`.
 ///
 /// `tolerance` bounds, for each row of logits, max |difference| / max |oracle|: 1e-3 for f32 arithmetic on f16 weights,
 /// more where keys and values are held as f16 or weights in 8 bits.
-pub async fn check<B: Backend>(make: impl Fn(&Config) -> Result<B>, tolerance: f32) -> Result<Report> {
+pub async fn check<B: Backend>(
+    make: impl Fn(&Config) -> Result<B>,
+    precision: Precision,
+    tolerance: f32,
+) -> Result<Report> {
     let mut report = Report { cases: 0, worst: 0.0, worst_case: String::new(), failures: Vec::new() };
     for case in cases() {
         let config = case.config();
-        let expected = run(&case, &config, &mut Naive::new(&config)).await?;
+        let expected = run(&case, &config, &mut Naive::with_precision(&config, precision)).await?;
         let got = run(&case, &config, &mut make(&config)?).await?;
         let error = worst_row(&expected, &got, VOCAB);
         report.add(format!("{case:?}"), error, tolerance);
     }
-    check_sessions(&make, tolerance, &mut report).await?;
-    check_sampling(&make, &mut report).await?;
+    check_sessions(&make, precision, tolerance, &mut report).await?;
+    check_sampling(&make, precision, &mut report).await?;
     Ok(report)
 }
 
@@ -234,12 +238,13 @@ async fn run<B: Backend>(case: &Case, c: &Config, backend: &mut B) -> Result<Vec
 /// Two caches that share a prefix go their own ways; logits of some rows only; positions written anew after a step back.
 async fn check_sessions<B: Backend>(
     make: &impl Fn(&Config) -> Result<B>,
+    precision: Precision,
     tolerance: f32,
     report: &mut Report,
 ) -> Result<()> {
     let case = Case { chain: Chain::Attention, hidden: 64, intermediate: 32, heads: (4, 2, 16), rows: 5, context: 90 };
     let config = case.config();
-    let expected = timelines(&config, &mut Naive::new(&config)).await?;
+    let expected = timelines(&config, &mut Naive::with_precision(&config, precision)).await?;
     let got = timelines(&config, &mut make(&config)?).await?;
     report.add("forked and rewritten caches".into(), worst_row(&expected, &got, VOCAB), tolerance);
     Ok(())
@@ -336,14 +341,18 @@ impl<B: Backend> Bigram<B> {
 }
 
 /// Ids chosen by the backend against those of the CPU sampler, for the same uniforms.
-async fn check_sampling<B: Backend>(make: &impl Fn(&Config) -> Result<B>, report: &mut Report) -> Result<()> {
+async fn check_sampling<B: Backend>(
+    make: &impl Fn(&Config) -> Result<B>,
+    precision: Precision,
+    report: &mut Report,
+) -> Result<()> {
     let shape = Case { chain: Chain::Head, hidden: 32, intermediate: 32, heads: (1, 1, 32), rows: 1, context: 1 };
     let base = Sampling { temperature: 0.8, seed: 11, ..Sampling::default() };
     let penalties =
         Sampling { repetition_penalty: 1.3, presence_penalty: 0.4, frequency_penalty: 0.2, ..Sampling::default() };
     for vocab in [37, 32_000] {
         let config = Config { vocab_size: vocab, ..shape.config() };
-        let mut oracle = Bigram::new(Naive::new(&config), vocab)?;
+        let mut oracle = Bigram::new(Naive::with_precision(&config, precision), vocab)?;
         let mut device = Bigram::new(make(&config)?, vocab)?;
         let all = [
             Sampling::default(),

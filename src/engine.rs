@@ -3,10 +3,10 @@
 //! Generic inside ([`Loaded`]), a closed enum at the edge ([`Engine`]). One generation runs at a time; whoever owns the
 //! engine queues the others.
 
-use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 #[cfg(feature = "gpu")]
-use crate::backend::gpu::{Device, DeviceOptions, Gpu};
+use crate::backend::gpu::{Device, DeviceOptions, Gpu, Variant, probe::probe};
+use crate::backend::{Backend, Precision};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::model::{Loader, Model};
@@ -411,6 +411,111 @@ fn token_logprobs(logits: &[f32], id: u32, top: usize) -> TokenLogprobs {
     TokenLogprobs { chosen: of(id), top: order.into_iter().map(of).collect() }
 }
 
+/// What came of a self-check, as it is kept.
+#[cfg(feature = "gpu")]
+#[derive(Serialize, Deserialize)]
+struct Verdict {
+    /// What passed; `None`: nothing.
+    passed: Option<Variant>,
+    /// What did not, and where it failed.
+    failures: Vec<String>,
+}
+
+#[cfg(feature = "gpu")]
+impl Loaded<Gpu> {
+    /// Has the device prove itself, with simpler kernels if need be, or takes the verdict of an earlier time.
+    ///
+    /// # Errors
+    /// [`Error::SelfCheck`] if even plain kernels compute something wrong; what the device reports.
+    async fn check<T: Store>(
+        &mut self,
+        device: &Device,
+        store: &T,
+        model: &str,
+        how: &SelfCheck,
+        info: &mut Info,
+    ) -> Result<()> {
+        let environment = match how {
+            SelfCheck::Never => {
+                info.reason.push_str("; its self-check was not wanted");
+                return Ok(());
+            }
+            SelfCheck::Always => None,
+            SelfCheck::Once { environment } => Some(environment),
+        };
+        let key = environment.map(|environment| self.verdict_key(model, &device.name(), environment));
+        let kept = match &key {
+            // A store that fails costs another check, no more.
+            Some(key) => store.verdict(key).await.ok().flatten(),
+            None => None,
+        };
+        let kept: Option<Verdict> = kept.and_then(|kept| serde_json::from_str(&kept).ok());
+        let known = kept.is_some();
+        let verdict = match kept {
+            Some(verdict) => verdict,
+            None => {
+                let started = Instant::now();
+                let verdict = self.examine(device).await?;
+                info.self_check_ms = Some(started.elapsed().as_secs_f64() * 1e3);
+                if let Some(key) = &key
+                    && let Ok(text) = serde_json::to_string(&verdict)
+                {
+                    // As above.
+                    let _ = store.put_verdict(key, &text).await;
+                }
+                verdict
+            }
+        };
+        let Some(passed) = verdict.passed else {
+            return Err(Error::SelfCheck { problem: verdict.failures.join("; ") });
+        };
+        if passed != self.model.backend().variant() {
+            self.model.backend().set_variant(passed)?;
+            self.model.backend().ready().await;
+        }
+        info.reason.push_str(if known { " and passed its self-check before" } else { " and passed its self-check" });
+        if !verdict.failures.is_empty() {
+            let failed = verdict.failures.join("; ");
+            info.reason.push_str(&format!(" with {passed}, after {failed}"));
+            info.fallbacks.push(format!("the GPU failed its self-check: {failed}; {passed} took over"));
+        }
+        Ok(())
+    }
+
+    async fn examine(&mut self, device: &Device) -> Result<Verdict> {
+        let mut failures = Vec::new();
+        for variant in device.variant().simpler() {
+            if variant != self.model.backend().variant() {
+                self.model.backend().set_variant(variant)?;
+                self.model.backend().ready().await;
+            }
+            let found = match probe(&mut self.model).await {
+                Ok(None) => return Ok(Verdict { passed: Some(variant), failures }),
+                Ok(Some(failure)) => failure.to_string(),
+                // Kernels that the driver does not take are wrong kernels, unless it is gone.
+                Err(Error::Gpu { problem }) if device.lost().is_none() && variant != Variant::PLAIN => {
+                    device.forgive();
+                    problem
+                }
+                Err(error) => return Err(error),
+            };
+            failures.push(format!("{variant}: {found}"));
+        }
+        Ok(Verdict { passed: None, failures })
+    }
+
+    /// Whatever a verdict depends on.
+    fn verdict_key(&mut self, model: &str, adapter: &str, environment: &str) -> String {
+        let config = format!("{:?}", self.model.config());
+        let (variant, precision) = (self.model.backend().variant(), self.model.backend().precision());
+        let shaders: String =
+            crate::backend::gpu::texts(variant, precision).into_iter().map(|(_, text)| text).collect();
+        let shaders = crate::synthetic::fnv1a64(shaders.as_bytes());
+        let version = env!("CARGO_PKG_VERSION");
+        format!("{model}|{config}|{precision:?}|{adapter}|{variant}|{environment}|{version} {shaders:016x}")
+    }
+}
+
 /// The backend that the caller asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -428,6 +533,26 @@ pub struct OpenOptions {
     pub device: DeviceChoice,
     /// Tokens of KV cache of each session; `None`: the smaller of the model's and 2048.
     pub context_length: Option<usize>,
+    /// How the GPU holds weights; the CPU backend is made by the caller.
+    pub precision: Precision,
+    pub self_check: SelfCheck,
+    /// GPU time that a submission may take, in milliseconds; `None`: [`crate::backend::gpu::BUDGET_MS`].
+    pub gpu_budget_ms: Option<f64>,
+    #[cfg(feature = "gpu")]
+    pub gpu: DeviceOptions,
+}
+
+/// Whether a GPU must prove itself before it is used.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum SelfCheck {
+    /// At every load.
+    #[default]
+    Always,
+    /// At the first load in this environment (browser and version); the verdict is kept in the store.
+    Once {
+        environment: String,
+    },
+    Never,
 }
 
 /// What was opened.
@@ -457,6 +582,10 @@ pub struct Info {
     pub license: Option<String>,
     /// Where the weights came from.
     pub storage: Report,
+    /// What was tried first and given up, in order.
+    pub fallbacks: Vec<String>,
+    /// Milliseconds that the GPU's self-check took; `None` if it did not run.
+    pub self_check_ms: Option<f64>,
 }
 
 /// A model on the backend that was chosen.
@@ -520,20 +649,30 @@ impl Engine {
             chat: text.has_chat_template(),
             license: checkpoint.optional_file("README.md").await.as_deref().and_then(license),
             storage: Report::default(),
+            fallbacks: Vec::new(),
+            self_check_ms: None,
         };
         #[cfg(feature = "gpu")]
         if options.device != DeviceChoice::Cpu {
-            match Self::open_gpu(checkpoint, &config, &text, options.device).await {
-                Ok((loaded, report, device)) => {
-                    info.storage = report;
+            let mut opened = Self::open_gpu(checkpoint, &config, &text, options, &mut info).await;
+            if let Err(error @ (Error::DeviceLost { .. } | Error::Gpu { .. })) = &opened {
+                // In browsers what was under way fails before the loss is told: either may be a lost device.
+                info.fallbacks.push(format!("while the model was loaded: {error}; it was loaded again"));
+                opened = Self::open_gpu(checkpoint, &config, &text, options, &mut info).await;
+            }
+            match opened {
+                Ok(loaded) => {
                     info.device = "webgpu";
-                    info.adapter = Some(device.name());
-                    info.features = device.features();
-                    info.reason = "WebGPU is available".into();
                     return Ok((Engine::Gpu(Box::new(loaded)), info));
                 }
                 Err(error) if options.device == DeviceChoice::Auto && error.is_of_the_gpu() => {
                     info.reason = error.to_string();
+                    info.adapter = None;
+                    info.features.clear();
+                    // A browser without WebGPU was never another tier.
+                    if !matches!(error, Error::WebGpuUnavailable { .. }) {
+                        info.fallbacks.push(format!("{error}; the CPU took over"));
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -556,15 +695,27 @@ impl Engine {
         checkpoint: &Checkpoint<H, S, T>,
         config: &Config,
         text: &Rc<TextModel>,
-        choice: DeviceChoice,
-    ) -> Result<(Loaded<Gpu>, Report, Device)> {
-        let device = Device::open(&DeviceOptions::default()).await?;
-        if choice == DeviceChoice::Auto && device.is_software() {
+        options: &OpenOptions,
+        info: &mut Info,
+    ) -> Result<Loaded<Gpu>> {
+        let device = Device::open(&options.gpu).await?;
+        if options.device == DeviceChoice::Auto && device.is_software() {
             return Err(Error::WebGpuUnavailable { reason: format!("{} computes on the CPU", device.name()) });
         }
-        let gpu = Gpu::new(&device, config)?;
-        let (loaded, report) = Loaded::load(checkpoint, config.clone(), gpu, text.clone()).await?;
-        Ok((loaded, report, device))
+        let mut gpu = Gpu::new(&device, config, options.precision)?;
+        if let Some(milliseconds) = options.gpu_budget_ms {
+            gpu.set_budget(milliseconds);
+        }
+        let (mut loaded, report) = Loaded::load(checkpoint, config.clone(), gpu, text.clone()).await?;
+        info.storage = report;
+        info.reason = "WebGPU is available".into();
+        loaded.model.backend().ready().await;
+        device.check()?;
+        checkpoint.enter(Phase::SelfCheck);
+        loaded.check(&device, checkpoint.store(), checkpoint.id(), &options.self_check, info).await?;
+        info.adapter = Some(device.name());
+        info.features = loaded.model.backend().variant().features();
+        Ok(loaded)
     }
 
     /// Loads the model again after its device was lost, and goes on: sessions stay open and the answer under way continues.

@@ -79,6 +79,9 @@ pub enum Error {
     /// The GPU reported an error that is not one of the above.
     #[error("GPU: {problem}")]
     Gpu { problem: String },
+    /// The GPU computes something else than the CPU.
+    #[error("the GPU failed its self-check: {problem}")]
+    SelfCheck { problem: String },
     /// The caller's signal aborted the work.
     #[error("aborted")]
     Aborted,
@@ -124,6 +127,7 @@ impl Error {
             Error::GpuOutOfMemory { .. } => "gpu-out-of-memory",
             Error::DeviceLost { .. } => "device-lost",
             Error::Gpu { .. } => "gpu-error",
+            Error::SelfCheck { .. } => "self-check-failed",
             Error::Aborted => "aborted",
             Error::Closed { .. } => "closed",
             Error::Io { .. } => "io",
@@ -163,6 +167,9 @@ impl Error {
             Error::GpuOutOfMemory { .. } => "Use a smaller contextLength, dtype: 'q8' or device: 'cpu'.",
             Error::DeviceLost { .. } => "Load the model again, or with device: 'cpu'.",
             Error::Gpu { .. } => "Load with device: 'cpu' and report the message with your adapter's name.",
+            Error::SelfCheck { .. } => {
+                "Load with device: 'auto' or 'cpu'; a newer browser or graphics driver may help."
+            }
             Error::Aborted => "Nothing is wrong; what was already downloaded is kept.",
             Error::Closed { .. } => "Load the model, or open a session, again.",
             Error::Io { .. } => "Check the path and its permissions.",
@@ -172,8 +179,11 @@ impl Error {
 
     /// Whether another device might do: nothing is wrong with the model.
     pub fn is_of_the_gpu(&self) -> bool {
-        use Error::{DeviceLost, Gpu, GpuOutOfMemory, WebGpuUnavailable};
-        matches!(self, WebGpuUnavailable { .. } | GpuOutOfMemory { .. } | DeviceLost { .. } | Gpu { .. })
+        use Error::{DeviceLost, Gpu, GpuOutOfMemory, SelfCheck, WebGpuUnavailable};
+        matches!(
+            self,
+            WebGpuUnavailable { .. } | GpuOutOfMemory { .. } | DeviceLost { .. } | Gpu { .. } | SelfCheck { .. }
+        )
     }
 
     pub(crate) fn config(field: &str, problem: impl fmt::Display) -> Self {

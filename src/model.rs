@@ -14,13 +14,35 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 /// One stored block.
-struct Block<B: Backend> {
-    attention_norm: B::Gain, // (hidden)
-    qkv: B::Matrix,          // (qkv_rows, hidden)
-    out: B::Matrix,          // (hidden, heads x head_dim)
-    ffn_norm: B::Gain,       // (hidden)
-    gate_up: B::Matrix,      // (2 x intermediate, hidden)
-    down: B::Matrix,         // (hidden, intermediate)
+pub(crate) struct Block<B: Backend> {
+    pub attention_norm: B::Gain, // (hidden)
+    pub qkv: B::Matrix,          // (qkv_rows, hidden)
+    pub out: B::Matrix,          // (hidden, heads x head_dim)
+    pub ffn_norm: B::Gain,       // (hidden)
+    pub gate_up: B::Matrix,      // (2 x intermediate, hidden)
+    pub down: B::Matrix,         // (hidden, intermediate)
+}
+
+impl<B: Backend> Block<B> {
+    /// Runs the block as executed layer `layer` on the rows of the pass under way.
+    pub fn run(&self, backend: &mut B, cache: &mut B::Cache, layer: usize) -> Result<()> {
+        backend.qkv(&self.attention_norm, &self.qkv, cache, layer)?;
+        backend.attend(cache, layer)?;
+        backend.matmul_add(&self.out, Activation::Attention)?;
+        backend.gate_up(&self.ffn_norm, &self.gate_up)?;
+        backend.matmul_add(&self.down, Activation::FeedForward)
+    }
+}
+
+/// A model taken apart, for what looks inside.
+pub(crate) struct Parts<'a, B: Backend> {
+    pub config: &'a Config,
+    pub backend: &'a mut B,
+    pub embedding: &'a B::Matrix,
+    pub head: &'a B::Matrix,
+    pub norm: &'a B::Gain,
+    /// The first.
+    pub block: &'a Block<B>,
 }
 
 /// A loaded model.
@@ -43,6 +65,17 @@ impl<B: Backend> Model<B> {
         &mut self.backend
     }
 
+    pub(crate) fn parts(&mut self) -> Parts<'_, B> {
+        Parts {
+            config: &self.config,
+            backend: &mut self.backend,
+            embedding: &self.embedding,
+            head: self.head.as_ref().unwrap_or(&self.embedding),
+            norm: &self.norm,
+            block: &self.blocks[0],
+        }
+    }
+
     /// An empty cache for one session of at most `capacity` tokens.
     pub fn cache(&mut self, capacity: usize) -> Result<B::Cache> {
         self.backend.cache(self.order.len(), capacity)
@@ -54,12 +87,7 @@ impl<B: Backend> Model<B> {
         let backend = &mut self.backend;
         backend.embed(&self.embedding, input, start)?;
         for (layer, &block) in self.order.iter().enumerate() {
-            let block = &self.blocks[block];
-            backend.qkv(&block.attention_norm, &block.qkv, cache, layer)?;
-            backend.attend(cache, layer)?;
-            backend.matmul_add(&block.out, Activation::Attention)?;
-            backend.gate_up(&block.ffn_norm, &block.gate_up)?;
-            backend.matmul_add(&block.down, Activation::FeedForward)?;
+            self.blocks[block].run(backend, cache, layer)?;
         }
         if !logits.is_empty() {
             backend.logits(&self.norm, self.head.as_ref().unwrap_or(&self.embedding), logits)?;

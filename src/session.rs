@@ -219,6 +219,7 @@ impl<B: Backend> Generation<B> {
             return Ok(Step::Done(reason));
         }
         if session.tokens.len() < self.prompt.len() {
+            model.backend().keep_up().await?;
             return self.prefill(model, session);
         }
         if self.answer.len() == self.limit {

@@ -106,7 +106,7 @@ fn distribution(name: &str, shape: &[usize]) -> (f32, f32) {
     (0.0, ((3.0 / shape[1] as f64).sqrt() * factor) as f32)
 }
 
-fn fnv1a64(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a64(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xCBF2_9CE4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01B3))
 }
 

@@ -131,6 +131,6 @@ fn cpu_on_three_threads() {
 #[test]
 fn gpu() {
     use mobilellm_web::backend::gpu::{Device, DeviceOptions, Gpu};
-    let device = block_on(Device::open(&DeviceOptions::default())).unwrap();
-    check(|config| Gpu::new(&device, config).unwrap(), 1e-2);
+    let device = block_on(Device::open(&DeviceOptions { no_f16: true, ..DeviceOptions::default() })).unwrap();
+    check(|config| Gpu::new(&device, config, Precision::F16).unwrap(), 1e-2);
 }

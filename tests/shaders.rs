@@ -3,43 +3,55 @@
 
 #![cfg(feature = "gpu")]
 
-use mobilellm_web::backend::gpu::{SamplingUniform, Step};
+use mobilellm_web::backend::Precision;
+use mobilellm_web::backend::gpu::{SamplingUniform, Step, Variant, texts};
 use naga::{AddressSpace, Module, TypeInner};
 use std::mem::{offset_of, size_of};
 
+/// Every shader as it is compiled, in every variant and for both forms of weights.
 fn modules() -> Vec<(String, Module)> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/shaders");
-    let list: Vec<_> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            let mut source = std::fs::read_to_string(&path).unwrap();
-            if source.contains("sum(i, ") && !source.contains("fn sum(") {
-                source.insert_str(0, include_str!("../shaders/reduce.wgsl"));
+    let mut list = Vec::new();
+    for (subgroups, f16) in [(false, false), (true, false), (true, true)] {
+        for precision in [Precision::F16, Precision::Q8] {
+            for (name, source) in texts(Variant { subgroups, f16 }, precision) {
+                let name = format!("{name}, subgroups {subgroups}, f16 {f16}, {precision:?}");
+                let module = naga::front::wgsl::parse_str(&source)
+                    .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&source)));
+                list.push((name, module));
             }
-            let module = naga::front::wgsl::parse_str(&source)
-                .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&source)));
-            (name, module)
-        })
-        .collect();
-    assert!(list.len() >= 12);
+        }
+    }
     list
+}
+
+/// No file of the folder is left out.
+#[test]
+fn every_file_is_part_of_a_kernel() {
+    let all: String = [(true, true), (false, false)]
+        .into_iter()
+        .flat_map(|(subgroups, f16)| [Precision::F16, Precision::Q8].map(|p| texts(Variant { subgroups, f16 }, p)))
+        .flatten()
+        .map(|(_, text)| text)
+        .collect();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/shaders");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        assert!(all.contains(&std::fs::read_to_string(&path).unwrap()), "{}", path.display());
+    }
 }
 
 #[test]
 fn valid_and_within_default_limits() {
     // `unpack2x16float` and its like: part of WGSL itself
-    let capabilities = naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32 | naga::valid::Capabilities::SUBGROUP;
+    let capabilities = naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32
+        | naga::valid::Capabilities::SHADER_FLOAT16
+        | naga::valid::Capabilities::SUBGROUP;
     for (name, module) in modules() {
         naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities)
             .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
             .subgroup_operations(naga::valid::SubgroupOperationSet::all())
             .validate(&module)
             .unwrap_or_else(|e| panic!("{name}: {e:?}"));
-        if name.starts_with("reduce") {
-            continue; // functions for the others
-        }
         assert_eq!(module.entry_points.len(), 1, "{name}: one verb a file");
         let [x, y, z] = module.entry_points[0].workgroup_size;
         assert!(x * y * z <= 256, "{name}: {x} x {y} x {z} invocations");

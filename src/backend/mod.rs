@@ -116,6 +116,11 @@ pub trait Backend {
     /// Most rows of one pass.
     fn max_rows(&self) -> usize;
 
+    /// Waits until the device is not far behind with a prompt's passes, so that what is asked of it next is not late.
+    async fn keep_up(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Starts a pass: x = table[ids]; row r is position `start + r`.
     fn embed(&mut self, table: &Self::Matrix, input: Input, start: usize) -> Result<()>;
 

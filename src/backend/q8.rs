@@ -8,11 +8,18 @@ pub const GROUP: usize = 32;
 /// weight = scale * q with |q| <= 127 and |error| <= scale / 2. The scale is the smallest bf16 not below max|w| / 127:
 /// it has the range of f32, so small weights lose nothing, and fits half a word. Weights are finite.
 pub fn quantise(weights: &[f16; GROUP]) -> (bf16, [i8; GROUP]) {
-    let largest = f16::from_bits(weights.iter().map(|w| w.to_bits() & 0x7fff).max().unwrap_or(0));
-    let exact = largest.to_f32() / 127.0;
+    let weights = weights.map(widen);
+    let largest = weights.iter().fold(0.0f32, |max, w| max.max(w.abs()));
+    let exact = largest / 127.0;
     let scale = bf16::from_bits(((exact.to_bits() + 0xffff) >> 16) as u16);
     let inverse = if scale == bf16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
-    (scale, weights.map(|w| (w.to_f32() * inverse).round_ties_even() as i8))
+    (scale, weights.map(|w| (w * inverse).round_ties_even() as i8))
+}
+
+/// The value of a finite f16, without a branch: its bits where f32 has them are 2^-112 of it, subnormals included.
+pub fn widen(value: f16) -> f32 {
+    let bits = (i32::from(value.to_bits() as i16) << 13) as u32 & 0x8fff_e000;
+    f32::from_bits(bits) * f32::from_bits((127 + 112) << 23)
 }
 
 #[cfg(test)]
@@ -27,6 +34,13 @@ mod tests {
         for (w, q) in weights.iter().zip(q) {
             assert!(q != i8::MIN);
             assert!((w.to_f32() - scale * q as f32).abs() <= scale * 0.500_001, "{w} {q} {scale}");
+        }
+    }
+
+    #[test]
+    fn widens_every_finite_f16() {
+        for value in (0..=u16::MAX).map(f16::from_bits).filter(|value| value.is_finite()) {
+            assert_eq!(widen(value).to_bits(), value.to_f32().to_bits(), "{value}");
         }
     }
 

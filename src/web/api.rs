@@ -12,7 +12,7 @@ use super::store::{IdbStore, WebLock};
 use crate::backend::Precision;
 use crate::backend::cpu::Cpu;
 use crate::config::Config;
-use crate::engine::{self, DeviceChoice, OpenOptions};
+use crate::engine::{self, DeviceChoice, OpenOptions, SelfCheck};
 use crate::error::{Error, Result};
 use crate::tokenizer::ChatInput;
 use crate::weights::checkpoint::{self, Checkpoint, Verify};
@@ -111,6 +111,11 @@ struct LoadOptions {
     context_length: Option<usize>,
     dtype: Precision,
     verify: Verify,
+    self_check: bool,
+    gpu_budget_ms: Option<f64>,
+    cache: CacheChoice,
+    /// Name and version of browser and system.
+    environment: String,
 }
 
 type WebCheckpoint = Checkpoint<WebHost, WebSource, IdbStore>;
@@ -235,11 +240,12 @@ pub async fn estimate(#[wasm_bindgen(unchecked_param_type = "object")] request: 
     let cached = context * (config.order().len() * config.kv_width()) as u64;
     let held = |bytes: f64| (config.parameters() as f64 * bytes) as u64;
     let q8 = 1.0 + 2.0 / crate::backend::q8::GROUP as f64;
+    let each = if request.dtype == Precision::Q8 { q8 } else { 2.0 };
     to_js(&Estimate {
         download_bytes: sizes.missing_bytes,
         disk_bytes: if checkpoint.source().remote() { sizes.total_bytes } else { 0 },
-        gpu_bytes: held(2.0) + cached * 6,
-        cpu_bytes: held(if request.dtype == Precision::Q8 { q8 } else { 2.0 }) + cached * 8,
+        gpu_bytes: held(each) + cached * 6,
+        cpu_bytes: held(each) + cached * 8,
         free_bytes: sizes.free_bytes,
     })
 }
@@ -435,7 +441,19 @@ fn teller(on_event: &Function) -> impl Fn(checkpoint::Event) + use<> {
 
 impl LoadOptions {
     fn open(&self) -> OpenOptions {
-        OpenOptions { device: self.device, context_length: self.context_length }
+        let self_check = match (self.self_check, self.cache) {
+            (false, _) => SelfCheck::Never,
+            (true, CacheChoice::None) => SelfCheck::Always,
+            (true, CacheChoice::IndexedDb) => SelfCheck::Once { environment: self.environment.clone() },
+        };
+        OpenOptions {
+            device: self.device,
+            context_length: self.context_length,
+            precision: self.dtype,
+            self_check,
+            gpu_budget_ms: self.gpu_budget_ms,
+            ..OpenOptions::default()
+        }
     }
 
     fn cpu(&self, start: Option<&Function>) -> impl AsyncFnOnce(&Config) -> Result<Cpu> {

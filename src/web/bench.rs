@@ -2,8 +2,8 @@
 //! without files, tokenizer or worker.
 
 use super::api::{Js, to_js};
-use crate::backend::gpu::{Device, DeviceOptions, Gpu};
-use crate::backend::{Backend, Input};
+use crate::backend::gpu::{Device, DeviceOptions, Gpu, probe::probe};
+use crate::backend::{Backend, Input, Precision};
 use crate::config::Config;
 use crate::conformance;
 use crate::error::{Error, Result};
@@ -12,7 +12,7 @@ use crate::sampler::Sampling;
 use crate::session::{GenerateOptions, Generation, Session, Step};
 use crate::synthetic;
 use crate::weights::TensorSink;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 use web_time::Instant;
 
@@ -20,11 +20,25 @@ fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
 
-/// Runs the conformance suite on the browser's GPU and returns its report.
+/// Runs the conformance suite on the browser's GPU and returns what of the adapter was used, and the report.
 #[wasm_bindgen(js_name = gpuConformance)]
-pub async fn gpu_conformance(tolerance: f32) -> Js<JsValue> {
-    let device = Device::open(&DeviceOptions::default()).await?;
-    to_js(&conformance::check(|config| Gpu::new(&device, config), tolerance).await?)
+pub async fn gpu_conformance(options: JsValue) -> Js<JsValue> {
+    let Variant { subgroups, f16, q8, tolerance } = serde_wasm_bindgen::from_value(options)?;
+    let options = DeviceOptions { no_subgroups: !subgroups, no_f16: !f16, ..DeviceOptions::default() };
+    let device = Device::open(&options).await?;
+    let precision = if q8 { Precision::Q8 } else { Precision::F16 };
+    let report = conformance::check(|config| Gpu::new(&device, config, precision), precision, tolerance).await?;
+    to_js(&(device.variant().features(), report))
+}
+
+/// What [`gpu_conformance`] runs: kernels that may use these features, and the largest relative error it allows.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Variant {
+    subgroups: bool,
+    f16: bool,
+    q8: bool,
+    tolerance: f32,
 }
 
 /// A model of a given shape with seeded weights, on the GPU.
@@ -45,15 +59,21 @@ struct Opened {
     /// Milliseconds: adapter and device; bytes in memory -> ready (buffers, upload, kernels, one token).
     device_ms: f64,
     init_ms: f64,
-    /// Of which: until every byte was handed over.
+    /// Of which: until every byte was handed over; until everything was compiled too.
     upload_ms: f64,
+    compiled_ms: f64,
+    self_check_ms: f64,
+    /// `passed`, or what failed.
+    self_check: String,
+    features: Vec<String>,
 }
 
 #[wasm_bindgen]
 impl GpuBench {
     /// `config`: text of a `config.json`.
-    pub async fn open(config: String) -> Js<GpuBench> {
-        Ok(Self::open_inner(&config).await?)
+    /// `plain`: without shader-f16 and subgroups.
+    pub async fn open(config: String, q8: bool, plain: bool) -> Js<GpuBench> {
+        Ok(Self::open_inner(&config, if q8 { Precision::Q8 } else { Precision::F16 }, plain).await?)
     }
 
     pub fn opened(&self) -> Js<JsValue> {
@@ -86,16 +106,17 @@ impl GpuBench {
 }
 
 impl GpuBench {
-    async fn open_inner(config: &str) -> Result<GpuBench> {
+    async fn open_inner(config: &str, precision: Precision, plain: bool) -> Result<GpuBench> {
         let config = Config::parse(config)?;
         let list = synthetic::tensors(&config);
         let mut bytes = Vec::new();
         synthetic::load(&config, 1, &mut Keep(&mut bytes))?;
         let start = Instant::now();
-        let device = Device::open(&DeviceOptions::default()).await?;
+        let options = DeviceOptions { no_subgroups: plain, no_f16: plain, ..DeviceOptions::default() };
+        let device = Device::open(&options).await?;
         let device_ms = ms(start);
         let start = Instant::now();
-        let mut loader = Loader::new(config.clone(), Gpu::new(&device, &config)?);
+        let mut loader = Loader::new(config.clone(), Gpu::new(&device, &config, precision)?);
         loader.begin(&list)?;
         for (tensor, pieces) in bytes.into_iter().enumerate() {
             let mut offset = 0;
@@ -104,23 +125,35 @@ impl GpuBench {
                 offset += piece.len() as u64;
             }
         }
-        let model = loader.finish()?;
+        let mut model = loader.finish()?;
         let upload_ms = ms(start);
+        model.backend().ready().await;
+        let compiled_ms = ms(start);
         let order = config.order().len() as u64;
         let table = (config.vocab_size * config.hidden_size) as u64;
         let stored = config.parameters() - table * if config.tied { 1 } else { 2 };
         let opened = Opened {
             adapter: device.name(),
             parameters: config.parameters(),
-            step_bytes: 2 * (table + stored / config.num_blocks as u64 * order),
+            step_bytes: (table + stored / config.num_blocks as u64 * order)
+                * if precision == Precision::Q8 { 17 } else { 32 }
+                / 16,
             gpu_bytes: 0,
             device_ms,
             init_ms: 0.0,
             upload_ms,
+            compiled_ms,
+            self_check_ms: 0.0,
+            self_check: String::new(),
+            features: device.variant().features(),
         };
         let mut bench = GpuBench { model, opened };
         bench.decode_inner(8, 2, 0.0, 1.0).await?;
         bench.opened.init_ms = ms(start);
+        let start = Instant::now();
+        let failure = probe(&mut bench.model).await?;
+        bench.opened.self_check_ms = ms(start);
+        bench.opened.self_check = failure.map_or("passed".into(), |failure| failure.to_string());
         bench.opened.gpu_bytes = device.allocated();
         Ok(bench)
     }

@@ -21,12 +21,14 @@ use web_sys::{
 
 /// Name of the database. Its version is that of the schema: see [`upgrade`].
 const DATABASE: &str = "mobilellm";
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 /// Key -> `{ sha256, bytes }`. The bytes are a `Blob`: Chromium reads it at 1.5 GB/s where a typed array comes at 0.65 (240 MB in
 /// pieces of 16 MiB, with SHA-256 730 against 400 MB/s; 2 cores, Chromium 156).
 const PIECES: &str = "pieces";
 /// Model -> JSON.
 const RECORDS: &str = "records";
+/// What a self-check depends on -> its outcome. Since schema 2.
+const VERDICTS: &str = "verdicts";
 
 type Js<T> = std::result::Result<T, JsValue>;
 
@@ -130,13 +132,13 @@ impl IdbStore {
 
 /// Brings the database from schema `old` (0: there is none) to [`SCHEMA`].
 fn upgrade(request: &web_sys::IdbOpenDbRequest, old: u32) {
-    if let Ok(database) = request.result()
-        && old < 1
-    {
+    if let Ok(database) = request.result() {
         let database: IdbDatabase = database.unchecked_into();
-        for store in [PIECES, RECORDS] {
-            // What this throws aborts the upgrade, which then fails the request.
-            let _ = database.create_object_store(store);
+        for (since, store) in [(1, PIECES), (1, RECORDS), (2, VERDICTS)] {
+            if old < since {
+                // What this throws aborts the upgrade, which then fails the request.
+                let _ = database.create_object_store(store);
+            }
         }
     }
 }
@@ -231,6 +233,14 @@ impl Store for IdbStore {
         let Some(manager) = storage_manager() else { return false };
         let Ok(promise) = manager.persist().or_else(|_| manager.persisted()) else { return false };
         JsFuture::from(promise).await.is_ok_and(|granted| granted.is_truthy())
+    }
+
+    async fn verdict(&self, key: &str) -> Result<Option<String>> {
+        Ok(self.read_one(VERDICTS, key).await?.as_string())
+    }
+
+    async fn put_verdict(&self, key: &str, verdict: &str) -> Result<()> {
+        self.write(VERDICTS, |store| store.put_with_key(&verdict.into(), &key.into()).map(drop)).await
     }
 
     async fn lock(&self, name: &str, mode: LockMode, wait: bool) -> Result<Option<WebLock>> {

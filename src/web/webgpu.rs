@@ -1,6 +1,6 @@
 //! What the browser's WebGPU has and wgpu 30 does not pass on.
 
-use js_sys::{Array, Function, Object, Promise, Reflect};
+use js_sys::{Array, Function, Map, Object, Promise, Reflect};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
@@ -81,5 +81,87 @@ impl Drop for Hook {
     fn drop(&mut self) {
         // The property was writable a moment ago.
         let _ = Reflect::set(&self.prototype, &METHOD.into(), &self.original);
+    }
+}
+
+/// Compute pipelines that the browser compiles side by side, by their labels.
+///
+/// wgpu 30 only has `createComputePipeline`, which browsers run one after the other. So while the caller has wgpu make its
+/// pipelines, the device's method first starts `createComputePipelineAsync` (what it returns then is no pipeline and must
+/// be dropped), and when those are done gives them out.
+pub struct Compiling {
+    made: Map,
+    promises: Array,
+}
+
+const CREATE: &str = "createComputePipeline";
+
+impl Compiling {
+    /// `make` makes every pipeline through wgpu. `None` where the browser cannot do this.
+    pub fn start(device: &wgpu::Device, make: impl FnOnce()) -> Option<Self> {
+        let raw: JsValue = device.as_webgpu()?.clone().into();
+        let compile: Function = Reflect::get(&raw, &"createComputePipelineAsync".into()).ok()?.dyn_into().ok()?;
+        let (made, promises) = (Map::new(), Array::new());
+        let replacement = {
+            let (made, promises, raw) = (made.clone(), promises.clone(), raw.clone());
+            Closure::<dyn FnMut(JsValue) -> JsValue>::new(move |descriptor: JsValue| {
+                let label = Reflect::get(&descriptor, &"label".into()).unwrap_or_default();
+                let promise = compile.call1(&raw, &descriptor).and_then(JsCast::dyn_into::<Promise>);
+                if let Ok(promise) = promise {
+                    let made = made.clone();
+                    // One that fails is not in `made`: it is made again at its first use, which tells what is wrong.
+                    let keep = Closure::once_into_js(move |pipeline: JsValue| drop(made.set(&label, &pipeline)));
+                    let ignore = Closure::once_into_js(|_: JsValue| {});
+                    if let (Ok(keep), Ok(ignore)) = (keep.dyn_into(), ignore.dyn_into()) {
+                        promises.push(&then(&promise, &keep, &ignore));
+                    }
+                }
+                Object::new().into()
+            })
+        };
+        let _replaced = Replaced::new(&raw, replacement.as_ref())?;
+        make();
+        Some(Compiling { made, promises })
+    }
+
+    /// Waits, then gives out what was compiled while `make` makes the same pipelines.
+    pub async fn finish(self, device: &wgpu::Device, make: impl FnOnce()) {
+        // `then` above handles rejections: this one always resolves.
+        let _ = JsFuture::from(Promise::all(&self.promises)).await;
+        let Some(raw) = device.as_webgpu().map(|raw| JsValue::from(raw.clone())) else { return make() };
+        let create = Reflect::get(&raw, &CREATE.into()).ok().and_then(|f| f.dyn_into::<Function>().ok());
+        let Some(create) = create else { return make() };
+        let made = self.made;
+        let replacement = {
+            let raw = raw.clone();
+            Closure::<dyn FnMut(JsValue) -> JsValue>::new(move |descriptor: JsValue| {
+                let found = made.get(&Reflect::get(&descriptor, &"label".into()).unwrap_or_default());
+                if found.is_undefined() { create.call1(&raw, &descriptor).unwrap_or_default() } else { found }
+            })
+        };
+        let _replaced = Replaced::new(&raw, replacement.as_ref());
+        make();
+    }
+}
+
+fn then(promise: &Promise, keep: &Function, ignore: &Function) -> JsValue {
+    let then = Reflect::get(promise, &"then".into()).and_then(JsCast::dyn_into::<Function>);
+    then.and_then(|then| then.call2(promise, keep, ignore)).unwrap_or_default()
+}
+
+/// One device's own `createComputePipeline`, until dropped.
+struct Replaced(Object);
+
+impl Replaced {
+    fn new(device: &JsValue, method: &JsValue) -> Option<Self> {
+        let device: Object = device.clone().unchecked_into();
+        Reflect::set(&device, &CREATE.into(), method).ok()?.then_some(Replaced(device))
+    }
+}
+
+impl Drop for Replaced {
+    fn drop(&mut self) {
+        // The prototype's comes back.
+        let _ = Reflect::delete_property(&self.0, &CREATE.into());
     }
 }

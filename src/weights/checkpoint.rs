@@ -385,6 +385,10 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         (self.on_event)(Event::Progress(progress));
     }
 
+    pub fn store(&self) -> &T {
+        &self.store
+    }
+
     pub fn source(&self) -> &S {
         &self.source
     }

@@ -117,6 +117,15 @@ pub trait Store {
     /// Asks that the storage be spared from eviction; true if it is.
     async fn persist(&self) -> bool;
 
+    /// The outcome of a GPU's self-check, if it was kept. Where nothing is kept every load checks anew.
+    async fn verdict(&self, _key: &str) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    async fn put_verdict(&self, _key: &str, _verdict: &str) -> Result<()> {
+        Ok(())
+    }
+
     /// Takes the named lock; with `wait` false, `None` if another holds it in a way that excludes this.
     async fn lock(&self, name: &str, mode: LockMode, wait: bool) -> Result<Option<Self::Lock>>;
 }

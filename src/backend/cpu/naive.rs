@@ -1,6 +1,7 @@
 //! The verbs as plain loops: the oracle that every faster path is checked against. Nothing here is clever.
 
-use crate::backend::{Activation, Backend, Input, Role};
+use crate::backend::q8::{GROUP, quantise};
+use crate::backend::{Activation, Backend, Input, Precision, Role};
 use crate::config::Config;
 use crate::error::Result;
 use crate::sampler::{Sampler, Sampling};
@@ -15,6 +16,11 @@ pub struct Matrix {
 }
 
 impl Matrix {
+    /// Of rows of `cols` values.
+    pub fn new(cols: usize, values: Vec<f32>) -> Self {
+        Matrix { cols, values }
+    }
+
     fn row(&self, row: usize) -> &[f32] {
         &self.values[row * self.cols..][..self.cols]
     }
@@ -34,6 +40,7 @@ pub struct Cache {
 /// Plain loops over one model's shapes; activations of the pass under way.
 pub struct Naive {
     config: Config,
+    precision: Precision,
     start: usize,
     rows: usize,
     x: Vec<f32>,
@@ -47,7 +54,13 @@ pub struct Naive {
 
 impl Naive {
     pub fn new(config: &Config) -> Self {
+        Self::with_precision(config, Precision::F16)
+    }
+
+    /// With 8-bit weights: each is the f32 that its integer and scale stand for.
+    pub fn with_precision(config: &Config, precision: Precision) -> Self {
         Naive {
+            precision,
             sampler: Sampler::new(&Sampling::default(), config.vocab_size, &[], &[]),
             config: config.clone(),
             start: 0,
@@ -121,6 +134,12 @@ impl Backend for Naive {
         let from = first * matrix.cols;
         for (value, pair) in matrix.values[from..].iter_mut().zip(raw.chunks_exact(2)) {
             *value = f16::from_le_bytes([pair[0], pair[1]]).to_f32();
+        }
+        if self.precision == Precision::Q8 {
+            for group in matrix.values[from..from + raw.len() / 2].as_chunks_mut::<GROUP>().0 {
+                let (scale, q) = quantise(&group.map(f16::from_f32));
+                *group = q.map(|q| scale.to_f32() * f32::from(q));
+            }
         }
         Ok(())
     }

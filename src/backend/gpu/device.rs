@@ -1,5 +1,6 @@
 //! The adapter, what it can do, and what became of it.
 
+use super::kernels::{Alter, Variant};
 use crate::error::{Error, Result};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -12,6 +13,10 @@ pub struct DeviceOptions {
     pub max_table_binding: Option<u64>,
     /// Do without subgroups where the adapter has them.
     pub no_subgroups: bool,
+    /// Do without shader-f16 where the adapter has it.
+    pub no_f16: bool,
+    /// Damages shaders; for tests of the self-check.
+    pub alter: Option<Alter>,
 }
 
 /// An open GPU device. Clones share it.
@@ -22,7 +27,8 @@ pub struct Device {
     adapter: wgpu::AdapterInfo,
     max_binding: u64,
     max_table_binding: u64,
-    subgroups: bool,
+    variant: Variant,
+    alter: Option<Alter>,
     allocated: Rc<Cell<u64>>,
     /// The first error that no call returned, and the loss of the device.
     fate: Arc<Mutex<Fate>>,
@@ -61,8 +67,8 @@ impl Device {
             max_storage_buffer_binding_size: most.max_storage_buffer_binding_size,
             ..wgpu::Limits::default()
         };
-        let (device, queue, subgroups) =
-            request_device(&adapter, required_limits, !options.no_subgroups).await.map_err(unavailable)?;
+        let wanted = Variant { subgroups: !options.no_subgroups, f16: !options.no_f16 };
+        let (device, queue, variant) = request_device(&adapter, required_limits, wanted).await.map_err(unavailable)?;
         let fate = Arc::new(Mutex::new(Fate::default()));
         let log = fate.clone();
         device.on_uncaptured_error(Arc::new(move |error| {
@@ -82,7 +88,8 @@ impl Device {
         let max_binding = most.max_storage_buffer_binding_size.min(most.max_buffer_size);
         Ok(Device {
             max_binding,
-            subgroups,
+            variant,
+            alter: options.alter,
             max_table_binding: max_binding.min(options.max_table_binding.unwrap_or(u64::MAX)),
             adapter: adapter.get_info(),
             allocated: Rc::default(),
@@ -103,18 +110,18 @@ impl Device {
         parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(", ")
     }
 
-    /// What of the adapter is used beyond WebGPU's minimum.
-    pub fn features(&self) -> Vec<String> {
-        self.subgroups.then(|| "subgroups".to_owned()).into_iter().collect()
-    }
-
     /// Whether the "GPU" is a program on the CPU, slower than this crate's own.
     pub fn is_software(&self) -> bool {
         self.adapter.device_type == wgpu::DeviceType::Cpu
     }
 
-    pub(super) fn subgroups(&self) -> bool {
-        self.subgroups
+    /// What of the adapter can be used beyond WebGPU's minimum.
+    pub fn variant(&self) -> Variant {
+        self.variant
+    }
+
+    pub(super) fn alter(&self) -> Option<Alter> {
+        self.alter
     }
 
     /// Bytes of GPU memory that this crate holds on the device.
@@ -150,6 +157,13 @@ impl Device {
             }
             (_, Some(Fault::Other(problem))) => Err(Error::Gpu { problem: problem.clone() }),
             (None, None) => Ok(()),
+        }
+    }
+
+    /// Forgets an error that no call returned: it was the doing of kernels that are given up.
+    pub fn forgive(&self) {
+        if let Ok(mut fate) = self.fate.lock() {
+            fate.error = None;
         }
     }
 
@@ -207,23 +221,29 @@ impl Drop for Owned {
     }
 }
 
-/// A device and whether it has subgroups.
+/// A device, and which of what is wanted it has.
 async fn request_device(
     adapter: &wgpu::Adapter,
     required_limits: wgpu::Limits,
-    subgroups: bool,
-) -> std::result::Result<(wgpu::Device, wgpu::Queue, bool), String> {
+    wanted: Variant,
+) -> std::result::Result<(wgpu::Device, wgpu::Queue, Variant), String> {
+    let mut features = wgpu::Features::empty();
+    features.set(wgpu::Features::SHADER_F16, wanted.f16);
+    #[cfg(not(target_arch = "wasm32"))]
+    features.set(wgpu::Features::SUBGROUP, wanted.subgroups);
+    let required_features = adapter.features() & features;
+    let f16 = required_features.contains(wgpu::Features::SHADER_F16);
+    let descriptor = wgpu::DeviceDescriptor { required_limits, required_features, ..Default::default() };
     #[cfg(target_arch = "wasm32")]
     {
-        let descriptor = wgpu::DeviceDescriptor { required_limits, ..Default::default() };
-        crate::web::webgpu::request_device(adapter, &descriptor, subgroups).await
+        let (device, queue, subgroups) =
+            crate::web::webgpu::request_device(adapter, &descriptor, wanted.subgroups).await?;
+        Ok((device, queue, Variant { subgroups, f16 }))
     }
     #[cfg(not(target_arch = "wasm32"))]
     {
-        let wanted = if subgroups { wgpu::Features::SUBGROUP } else { wgpu::Features::empty() };
-        let required_features = adapter.features() & wanted;
-        let descriptor = wgpu::DeviceDescriptor { required_limits, required_features, ..Default::default() };
+        let subgroups = required_features.contains(wgpu::Features::SUBGROUP);
         let (device, queue) = adapter.request_device(&descriptor).await.map_err(|e| format!("no device: {e}"))?;
-        Ok((device, queue, !required_features.is_empty()))
+        Ok((device, queue, Variant { subgroups, f16 }))
     }
 }

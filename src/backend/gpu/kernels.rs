@@ -1,5 +1,8 @@
 //! Verb -> shader, constants, bindings.
 
+use super::{CHUNK, MAX_PARTS, MAX_ROWS, Product};
+use crate::backend::Precision;
+use crate::config::Config;
 use std::collections::HashMap;
 
 /// A shader of `shaders/`, by its name there.
@@ -20,20 +23,75 @@ pub(super) enum Kernel {
     Swiglu,
 }
 
+/// How the kernels are written: what of the device they use. Any device computes [`Variant::PLAIN`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Variant {
+    /// Sums within subgroups.
+    pub subgroups: bool,
+    /// Tiles of the many-row product as f16.
+    pub f16: bool,
+}
+
+impl Variant {
+    pub const PLAIN: Variant = Variant { subgroups: false, f16: false };
+
+    /// This one and simpler ones, down to the plain one.
+    pub fn simpler(self) -> Vec<Variant> {
+        let mut list = vec![self];
+        if self.f16 && self.subgroups {
+            list.push(Variant { f16: false, ..self });
+        }
+        if self != Variant::PLAIN {
+            list.push(Variant::PLAIN);
+        }
+        list
+    }
+
+    /// As `info.features` names it.
+    pub fn features(self) -> Vec<String> {
+        let named = [(self.f16, "shader-f16"), (self.subgroups, "subgroups")];
+        named.into_iter().filter(|(used, _)| *used).map(|(_, name)| name.to_owned()).collect()
+    }
+}
+
+impl std::fmt::Display for Variant {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let features = self.features();
+        if features.is_empty() { f.write_str("plain kernels") } else { f.write_str(&features.join(" and ")) }
+    }
+}
+
 macro_rules! shader {
     ($name:literal) => {
         include_str!(concat!("../../../shaders/", $name, ".wgsl"))
     };
 }
 
+const ALL: [Kernel; 13] = {
+    use Kernel::*;
+    [Embed, Qkv, Attend, Merge, MatmulAdd, GateUp, Logits, Argmax, Sample, RmsNorm, Matmul, Rope, Swiglu]
+};
+
 impl Kernel {
-    /// Whether it calls the functions of `reduce.wgsl`.
-    fn reduces(self) -> bool {
-        use Kernel::*;
-        matches!(self, Qkv | Attend | MatmulAdd | GateUp | Logits | RmsNorm)
+    fn name(self) -> &'static str {
+        match self {
+            Kernel::Embed => "embed",
+            Kernel::Qkv => "qkv",
+            Kernel::Attend => "attend",
+            Kernel::Merge => "merge",
+            Kernel::MatmulAdd => "matmul_add",
+            Kernel::GateUp => "gate_up",
+            Kernel::Logits => "logits",
+            Kernel::Argmax => "argmax",
+            Kernel::Sample => "sample",
+            Kernel::RmsNorm => "rms_norm",
+            Kernel::Matmul => "matmul",
+            Kernel::Rope => "rope",
+            Kernel::Swiglu => "swiglu",
+        }
     }
 
-    fn source(self) -> &'static str {
+    fn own_text(self) -> &'static str {
         match self {
             Kernel::Embed => shader!("embed"),
             Kernel::Qkv => shader!("qkv"),
@@ -50,31 +108,200 @@ impl Kernel {
             Kernel::Swiglu => shader!("swiglu"),
         }
     }
+
+    /// The whole module: the pieces that it shares with others, then its own text.
+    fn text(self, variant: Variant, precision: Precision) -> String {
+        use Kernel::*;
+        let reduces = matches!(self, Qkv | Attend | MatmulAdd | GateUp | Logits | RmsNorm);
+        let steps = matches!(self, Qkv | Attend | Merge | Logits | Sample | RmsNorm | Matmul | Rope);
+        let f16 = self == Matmul && variant.f16;
+        let pieces = [
+            // naga 30 knows the functions of subgroups but not that line.
+            (reduces && variant.subgroups && cfg!(target_arch = "wasm32"), "enable subgroups;\n"),
+            (f16, "enable f16;\n"),
+            (steps, shader!("step")),
+            (reduces && variant.subgroups, shader!("reduce_subgroups")),
+            (reduces && !variant.subgroups, shader!("reduce")),
+            (self.reads_weights() && precision == Precision::F16, shader!("weights_f16")),
+            (self.reads_weights() && precision == Precision::Q8, shader!("weights_q8")),
+            (f16, shader!("tile_f16")),
+            (self == Matmul && !f16, shader!("tile_f32")),
+            (matches!(self, Qkv | Rope), shader!("heads")),
+            (matches!(self, Argmax | Sample), shader!("best")),
+            (true, self.own_text()),
+        ];
+        pieces.into_iter().filter(|(wanted, _)| *wanted).map(|(_, text)| text).collect()
+    }
+
+    fn reads_weights(self) -> bool {
+        use Kernel::*;
+        matches!(self, Embed | Qkv | MatmulAdd | GateUp | Logits | Matmul)
+    }
 }
 
-/// The whole module. WGSL wants `enable subgroups`; naga 30 knows the functions but not that line.
-fn source(kernel: Kernel, subgroups: bool) -> String {
-    let enable = if subgroups && cfg!(target_arch = "wasm32") { "enable subgroups;\n" } else { "" };
-    let reduce = match (kernel.reduces(), subgroups) {
-        (false, _) => return kernel.source().to_owned(),
-        (true, false) => shader!("reduce"),
-        (true, true) => shader!("reduce_subgroups"),
-    };
-    [enable, reduce, kernel.source()].concat()
+/// Name and text of every shader as it is compiled; for tests and to tell one version of them from another.
+pub fn texts(variant: Variant, precision: Precision) -> Vec<(&'static str, String)> {
+    ALL.map(|kernel| (kernel.name(), kernel.text(variant, precision))).into()
 }
 
 /// Values of a shader's `override` constants.
-pub(super) type Constants<'a> = &'a [(&'static str, f64)];
+pub(super) type Constants = Vec<(&'static str, f64)>;
+
+/// A kernel with its constants.
+pub(super) struct Program {
+    pub kernel: Kernel,
+    pub constants: Constants,
+}
+
+/// Whole rows of a matrix that fit one binding.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span {
+    pub first: usize,
+    pub rows: usize,
+}
+
+/// What each verb compiles to, for one model.
+pub(super) struct Programs<'a> {
+    pub config: &'a Config,
+    /// Threads that share the product of four rows of so many elements.
+    pub threads: fn(usize) -> usize,
+}
+
+impl Programs<'_> {
+    fn program(kernel: Kernel, constants: impl IntoIterator<Item = (&'static str, usize)>) -> Program {
+        Program { kernel, constants: constants.into_iter().map(|(name, value)| (name, value as f64)).collect() }
+    }
+
+    fn with_epsilon(&self, mut program: Program) -> Program {
+        program.constants.push(("EPSILON", self.config.rms_norm_eps.into()));
+        program
+    }
+
+    fn heads(&self) -> [(&'static str, usize); 3] {
+        let c = self.config;
+        [("HEADS", c.num_heads), ("KV_HEADS", c.num_kv_heads), ("HEAD_DIM", c.head_dim)]
+    }
+
+    fn hidden(&self) -> [(&'static str, usize); 2] {
+        [("HIDDEN", self.config.hidden_size), ("THREADS", (self.threads)(self.config.hidden_size))]
+    }
+
+    pub fn embed(&self, part: Span) -> Program {
+        let of = [("HIDDEN", self.config.hidden_size), ("FIRST", part.first), ("COUNT", part.rows)];
+        Self::program(Kernel::Embed, of)
+    }
+
+    pub fn qkv(&self) -> Program {
+        self.with_epsilon(Self::program(Kernel::Qkv, self.heads().into_iter().chain(self.hidden())))
+    }
+
+    pub fn attend(&self) -> Program {
+        Self::program(Kernel::Attend, self.heads().into_iter().chain([("THREADS", 256)]))
+    }
+
+    pub fn merge(&self) -> Program {
+        let c = self.config;
+        let of = [("HEADS", c.num_heads), ("HEAD_DIM", c.head_dim), ("CHUNK", CHUNK), ("MOST", MAX_PARTS)];
+        Self::program(Kernel::Merge, of)
+    }
+
+    pub fn matmul_add(&self, rows: usize, cols: usize) -> Program {
+        Self::program(Kernel::MatmulAdd, [("ROWS", rows), ("COLS", cols), ("THREADS", (self.threads)(cols))])
+    }
+
+    pub fn gate_up(&self) -> Program {
+        let width = [("WIDTH", self.config.intermediate_size)];
+        self.with_epsilon(Self::program(Kernel::GateUp, self.hidden().into_iter().chain(width)))
+    }
+
+    pub fn logits(&self, part: Span) -> Program {
+        let of = [("VOCAB", self.config.vocab_size), ("FIRST", part.first), ("COUNT", part.rows)];
+        self.with_epsilon(Self::program(Kernel::Logits, self.hidden().into_iter().chain(of)))
+    }
+
+    pub fn argmax(&self) -> Program {
+        Self::program(Kernel::Argmax, [("VOCAB", self.config.vocab_size)])
+    }
+
+    pub fn sample(&self) -> Program {
+        Self::program(Kernel::Sample, [("VOCAB", self.config.vocab_size)])
+    }
+
+    pub fn rms_norm(&self, logits: bool) -> Program {
+        let of = self.hidden().into_iter().chain([("LOGITS", usize::from(logits))]);
+        self.with_epsilon(Self::program(Kernel::RmsNorm, of))
+    }
+
+    /// `part` of a matrix of `rows`.
+    pub fn matmul(&self, rows: usize, part: Span, product: Product) -> Program {
+        let mut of = vec![
+            ("ROOM", MAX_ROWS),
+            ("ADD", usize::from(product == Product::Add)),
+            ("LOGITS", usize::from(product == Product::Logits)),
+        ];
+        if part.rows < rows {
+            of.extend([("STRIDE", rows), ("FIRST", part.first)]);
+        }
+        Self::program(Kernel::Matmul, of)
+    }
+
+    pub fn rope(&self) -> Program {
+        Self::program(Kernel::Rope, self.heads())
+    }
+
+    pub fn swiglu(&self) -> Program {
+        Self::program(Kernel::Swiglu, [("WIDTH", self.config.intermediate_size)])
+    }
+
+    /// All that answers need; `table` is how the embedding is split. The product of many rows of logits, which only scores
+    /// need, is left to its first use.
+    pub fn all(&self, table: &[Span]) -> Vec<Program> {
+        let c = self.config;
+        let (hidden, width, ffn) = (c.hidden_size, c.attention_width(), c.intermediate_size);
+        let product = |how| self.matmul(1, Span { first: 0, rows: 1 }, how);
+        let mut list = vec![
+            self.qkv(),
+            self.attend(),
+            self.merge(),
+            self.matmul_add(hidden, width),
+            self.gate_up(),
+            self.matmul_add(hidden, ffn),
+            self.argmax(),
+            self.sample(),
+            self.rms_norm(false),
+            product(Product::Store),
+            self.rope(),
+            product(Product::Add),
+            self.swiglu(),
+        ];
+        for &part in table {
+            list.extend([self.embed(part), self.logits(part)]);
+        }
+        list
+    }
+}
 
 /// A kernel with its constants, as bits that can be compared.
-type Variant = (Kernel, Vec<(&'static str, u64)>);
+type Key = (Kernel, Vec<(&'static str, u64)>);
 
-/// Compiled shaders of one device, each made once.
+fn key(program: &Program) -> Key {
+    (program.kernel, program.constants.iter().map(|&(name, value)| (name, value.to_bits())).collect())
+}
+
+/// A test's way to damage a shader: name and text of each -> the text to compile.
+pub type Alter = fn(&str, String) -> String;
+
+/// Compiled shaders of one device in one variant, each made once.
 pub(super) struct Kernels {
     device: wgpu::Device,
-    subgroups: bool,
+    variant: Variant,
+    precision: Precision,
+    alter: Option<Alter>,
     modules: HashMap<Kernel, wgpu::ShaderModule>,
-    pipelines: HashMap<Variant, wgpu::ComputePipeline>,
+    pipelines: HashMap<Key, wgpu::ComputePipeline>,
+    /// Programs that the browser is compiling.
+    #[cfg(target_arch = "wasm32")]
+    compiling: Option<(crate::web::webgpu::Compiling, Vec<Program>)>,
 }
 
 /// A kernel with everything bound that it reads and writes: made once, launched every step.
@@ -85,42 +312,105 @@ pub(super) struct Launch {
 }
 
 impl Kernels {
-    pub fn new(device: wgpu::Device, subgroups: bool) -> Self {
-        Kernels { device, subgroups, modules: HashMap::new(), pipelines: HashMap::new() }
+    pub fn new(device: wgpu::Device, variant: Variant, precision: Precision, alter: Option<Alter>) -> Self {
+        Kernels {
+            device,
+            variant,
+            precision,
+            alter,
+            modules: HashMap::new(),
+            pipelines: HashMap::new(),
+            #[cfg(target_arch = "wasm32")]
+            compiling: None,
+        }
     }
 
-    fn pipeline(&mut self, kernel: Kernel, constants: Constants) -> &wgpu::ComputePipeline {
-        let key = constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
-        self.pipelines.entry((kernel, key)).or_insert_with(|| {
-            let module = self.modules.entry(kernel).or_insert_with(|| {
-                self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                    label: Some(&format!("{kernel:?}")),
-                    source: wgpu::ShaderSource::Wgsl(source(kernel, self.subgroups).into()),
-                })
+    pub fn variant(&self) -> Variant {
+        self.variant
+    }
+
+    /// Has the browser compile these side by side, while weights are loaded. Natively they are compiled at their first use.
+    pub fn start(&mut self, programs: Vec<Program>) {
+        #[cfg(target_arch = "wasm32")]
+        {
+            let device = self.device.clone();
+            let compiling = crate::web::webgpu::Compiling::start(&device, || {
+                for program in &programs {
+                    self.compile(program);
+                }
             });
-            self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some(&format!("{kernel:?} {constants:?}")),
-                layout: None,
-                module,
-                entry_point: None,
-                compilation_options: wgpu::PipelineCompilationOptions { constants, ..Default::default() },
-                cache: None,
+            self.compiling = compiling.map(|compiling| (compiling, programs));
+        }
+        #[cfg(not(target_arch = "wasm32"))]
+        drop(programs);
+    }
+
+    /// Waits for what was started. What could not be compiled is tried again, and fails, at its first use.
+    pub async fn ready(&mut self) {
+        #[cfg(target_arch = "wasm32")]
+        if let Some((compiling, programs)) = self.compiling.take() {
+            let device = self.device.clone();
+            compiling
+                .finish(&device, || {
+                    for program in &programs {
+                        self.pipeline(program);
+                    }
+                })
+                .await;
+        }
+    }
+
+    fn compile(&mut self, program: &Program) -> wgpu::ComputePipeline {
+        let kernel = program.kernel;
+        let module = self.modules.entry(kernel).or_insert_with(|| {
+            let mut text = kernel.text(self.variant, self.precision);
+            if let Some(alter) = self.alter {
+                text = alter(kernel.name(), text);
+            }
+            self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label: Some(kernel.name()),
+                source: wgpu::ShaderSource::Wgsl(text.into()),
             })
+        });
+        self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            // tells pipelines apart
+            label: Some(&format!("{} {:?}", kernel.name(), program.constants)),
+            layout: None,
+            module,
+            entry_point: None,
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &program.constants,
+                ..Default::default()
+            },
+            cache: None,
         })
     }
 
-    /// Binds `buffers` in the order of the shader's bindings.
-    pub fn launch(&mut self, kernel: Kernel, constants: Constants, buffers: &[&wgpu::Buffer]) -> Launch {
-        let pipeline = self.pipeline(kernel, constants).clone();
-        let entries: Vec<_> = (0u32..)
-            .zip(buffers)
+    fn pipeline(&mut self, program: &Program) -> wgpu::ComputePipeline {
+        let key = key(program);
+        if let Some(pipeline) = self.pipelines.get(&key) {
+            return pipeline.clone();
+        }
+        let pipeline = self.compile(program);
+        self.pipelines.insert(key, pipeline.clone());
+        pipeline
+    }
+
+    /// Binds `buffers` in the order of the shader's bindings, and weights (and their scales) from [`WEIGHTS`] on.
+    pub fn launch(&mut self, program: &Program, buffers: &[&wgpu::Buffer], weights: &[&wgpu::Buffer]) -> Launch {
+        let pipeline = self.pipeline(program);
+        let numbered = (0u32..).zip(buffers).chain((WEIGHTS..).zip(weights));
+        let entries: Vec<_> = numbered
             .map(|(binding, buffer)| wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() })
             .collect();
         let bindings = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(&format!("{kernel:?}")),
+            label: Some(program.kernel.name()),
             layout: &pipeline.get_bind_group_layout(0),
             entries: &entries,
         });
         Launch { pipeline, bindings }
     }
 }
+
+/// Binding of the weights, in `shaders/weights_*.wgsl`.
+const WEIGHTS: u32 = 8;

@@ -6,24 +6,31 @@
 //! ```
 //! A pass of few rows runs the fused kernels (five dispatches an executed layer), one of many rows runs the tiled product
 //! with small kernels between. Activations and keys are f32, weights and values f16: with keys in f16 too, logits of the
-//! golden models are off by up to 1.6e-2, with f32 keys by 8e-3. Kernels are bound to their buffers
+//! golden models are off by up to 1.6e-2, with f32 keys by 8e-3. Weights may also be held in 8 bits
+//! ([`q8`]): the same kernels read them through another piece of shader. Kernels are bound to their buffers
 //! once ([`Launch`]) and only launched afterwards; what changes from step to step lies in one small uniform.
 
 mod device;
 mod kernels;
+mod pace;
+pub mod probe;
 
 pub use device::{Device, DeviceOptions};
+pub use kernels::{Alter, Variant, texts};
+pub use pace::BUDGET_MS;
 
-use crate::backend::{Activation, Backend, Input, Role};
+use crate::backend::{Activation, Backend, Input, Precision, Role, q8};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::sampler::Sampling;
 use crate::weights::Bytes;
 use device::Buffer;
 use futures_channel::oneshot;
-use kernels::{Constants, Kernel, Kernels, Launch};
+use half::f16;
+use kernels::{Kernel, Kernels, Launch, Program, Programs, Span};
+use pace::Pace;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use wgpu::BufferUsages as Usage;
 
@@ -31,8 +38,8 @@ use wgpu::BufferUsages as Usage;
 const MAX_ROWS: usize = 512;
 /// Up to here a pass runs the fused kernels, which read the weights once for each row.
 const FEW_ROWS: usize = 4;
-/// `in_flight`: hides the way there and back; more gains nothing (bench/README.md).
-const IN_FLIGHT: usize = 4;
+/// Passes of a prompt that may be on the device at once: the next one is recorded while one runs.
+const PROMPT_PASSES: usize = 2;
 
 /// Positions that `attend.wgsl` takes at a time; `CHUNK` there.
 const CHUNK: usize = 512;
@@ -41,8 +48,14 @@ const MAX_PARTS: usize = 16;
 
 /// Threads that share the product of four rows of `cols` elements: one 16-byte load of each row a thread, up to 128
 /// threads (bench/README.md).
-fn threads(cols: usize) -> f64 {
-    (cols / 8).next_power_of_two().clamp(32, 128) as f64
+fn threads(cols: usize) -> usize {
+    (cols / 8).next_power_of_two().clamp(32, 128)
+}
+
+/// The same for a GPU that is a program on the CPU: it runs the threads of a workgroup one after the other, and changes
+/// between them at every barrier.
+fn software_threads(_: usize) -> usize {
+    4
 }
 
 /// What changes from step to step; `Step` of the shaders.
@@ -72,17 +85,26 @@ pub struct SamplingUniform {
     pub penalties: u32,
 }
 
-/// Launches by kernel and by the numbers of what they are bound to besides their owner.
-type Launches = RefCell<HashMap<(Kernel, usize, usize), Launch>>;
+/// Launches by variant, kernel and the numbers of what they are bound to besides their owner.
+type Launches = RefCell<HashMap<(Variant, Slot), Launch>>;
+type Slot = (Kernel, usize, usize);
 
 /// Whole rows that fit one binding.
 struct Part {
-    first: usize,
-    rows: usize,
-    buffer: Buffer,
+    span: Span,
+    /// f16, or 8-bit integers and their scales.
+    buffers: Vec<Buffer>,
+    /// Words of `scales` that two writes share.
+    edges: HashMap<usize, u32>,
 }
 
-/// (rows, cols) f16.
+impl Part {
+    fn buffers(&self) -> Vec<&wgpu::Buffer> {
+        self.buffers.iter().map(|b| &**b).collect()
+    }
+}
+
+/// (rows, cols).
 pub struct Matrix {
     number: usize,
     rows: usize,
@@ -126,7 +148,11 @@ struct Pending {
 pub struct Gpu {
     device: Device,
     config: Config,
+    precision: Precision,
     kernels: Kernels,
+    pace: Pace,
+    /// Ends of the last passes of a prompt.
+    passes: VecDeque<oneshot::Receiver<()>>,
     launches: Launches,
     pending: Option<Pending>,
     step: Step,
@@ -150,8 +176,7 @@ pub struct Gpu {
     candidates: Buffer,            // (vocab) f32
     work: Buffer,                  // (vocab) f32
     rope: Option<(usize, Buffer)>, // (positions, head_dim / 2) cosine and sine
-    in_flight: usize,
-    spare: Vec<Buffer>, // staging for chosen ids
+    spare: Vec<Buffer>,            // staging for chosen ids
 }
 
 impl Gpu {
@@ -159,11 +184,21 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::GpuOutOfMemory`], [`Error::DeviceLost`].
-    pub fn new(device: &Device, config: &Config) -> Result<Self> {
+    pub fn new(device: &Device, config: &Config, precision: Precision) -> Result<Self> {
+        if precision == Precision::Q8 {
+            let widths = [config.hidden_size, config.attention_width(), config.intermediate_size];
+            if let Some(width) = widths.into_iter().find(|width| !width.is_multiple_of(q8::GROUP)) {
+                let detail = format!("a row of {width} weights is no whole number of groups of {}", q8::GROUP);
+                return Err(Error::unsupported("dtype 'q8'", detail));
+            }
+        }
         let floats = |label, width: usize| device.buffer(label, (MAX_ROWS * width * 4) as u64, Usage::STORAGE);
         let vocab = config.vocab_size as u64 * 4;
-        Ok(Gpu {
-            kernels: Kernels::new(device.device.clone(), device.subgroups()),
+        let mut gpu = Gpu {
+            kernels: Kernels::new(device.device.clone(), device.variant(), precision, device.alter()),
+            precision,
+            pace: Pace::default(),
+            passes: VecDeque::new(),
             launches: Launches::default(),
             pending: None,
             step: Step::default(),
@@ -189,37 +224,99 @@ impl Gpu {
             candidates: device.buffer("sampling candidates", vocab, Usage::STORAGE)?,
             work: device.buffer("sampling weights", vocab, Usage::STORAGE)?,
             rope: None,
-            in_flight: IN_FLIGHT,
             spare: Vec::new(),
             device: device.clone(),
             config: config.clone(),
-        })
+        };
+        gpu.compile();
+        Ok(gpu)
+    }
+
+    /// Starts to compile what answers need.
+    fn compile(&mut self) {
+        let table = self.spans(Role::Embedding, self.config.vocab_size, self.config.hidden_size);
+        let programs = self.programs().all(&table);
+        self.kernels.start(programs);
+    }
+
+    /// Waits until everything that answers need is compiled.
+    pub async fn ready(&mut self) {
+        self.kernels.ready().await;
+    }
+
+    /// Goes on with kernels written another way; what is loaded stays.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] and the like.
+    pub fn set_variant(&mut self, variant: Variant) -> Result<()> {
+        self.flush()?;
+        self.kernels = Kernels::new(self.device.device.clone(), variant, self.precision, self.device.alter());
+        self.compile();
+        Ok(())
+    }
+
+    pub fn variant(&self) -> Variant {
+        self.kernels.variant()
+    }
+
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Most steps on the device at once. Fewer leave more of a slow GPU to the page's own frames.
+    /// GPU time that a submission may take, in milliseconds, as far as can be told from those before it. Less leaves more of
+    /// a slow GPU to the page's own frames.
+    pub fn set_budget(&mut self, milliseconds: f64) {
+        self.pace.set_budget(milliseconds);
+    }
+
+    /// Fixes the number of steps on the device at once, which else follows from the budget.
     pub fn set_in_flight(&mut self, steps: usize) {
-        self.in_flight = steps.max(1);
+        self.pace.fix_in_flight(steps);
+    }
+
+    /// Submissions so far.
+    pub fn submissions(&self) -> u64 {
+        self.pace.submissions()
+    }
+
+    fn programs(&self) -> Programs<'_> {
+        Programs { config: &self.config, threads: if self.device.is_software() { software_threads } else { threads } }
+    }
+
+    /// How the rows of a matrix are split over bindings. Only these can exceed one in models of the sizes that a browser holds.
+    fn spans(&self, role: Role, rows: usize, cols: usize) -> Vec<Span> {
+        let row_bytes = cols as u64 * if self.precision == Precision::Q8 { 1 } else { 2 };
+        let may_split = matches!(role, Role::Embedding | Role::Head);
+        let most = if may_split { (self.device.max_table_binding() / row_bytes) as usize } else { rows };
+        // an even number of groups of scales before each part
+        let most = (most / 2 * 2).max(1);
+        (0..rows).step_by(most).map(|first| Span { first, rows: most.min(rows - first) }).collect()
     }
 
     fn few(&self) -> bool {
         self.step.rows as usize <= FEW_ROWS
     }
 
-    /// Records one launch; `slot` owns it, `key` tells it from the others there.
+    /// Records one launch; `owner` keeps it, `slot` tells it from the others there.
     fn dispatch(
         &mut self,
-        slot: &Launches,
-        key: (Kernel, usize, usize),
-        constants: Constants,
+        owner: &Launches,
+        slot: Slot,
+        program: impl FnOnce(&Programs) -> Program,
         buffers: &[&wgpu::Buffer],
+        weights: Option<&Part>,
         groups: (usize, usize, usize),
     ) {
-        let mut slot = slot.borrow_mut();
-        let launch = slot.entry(key).or_insert_with(|| self.kernels.launch(key.0, constants, buffers));
+        let mut owner = owner.borrow_mut();
+        let key = (self.kernels.variant(), slot);
+        let launch = owner.entry(key).or_insert_with(|| {
+            let weights = weights.map(Part::buffers).unwrap_or_default();
+            self.kernels.launch(&program(&self.programs()), buffers, &weights)
+        });
         let pending = self.pending.get_or_insert_with(|| Pending {
             encoder: self.device.device.create_command_encoder(&Default::default()),
             pass: None,
@@ -235,13 +332,13 @@ impl Gpu {
     /// Like [`Gpu::dispatch`], for launches bound to nothing but activations.
     fn dispatch_own(
         &mut self,
-        key: (Kernel, usize, usize),
-        constants: Constants,
+        slot: Slot,
+        program: impl FnOnce(&Programs) -> Program,
         buffers: &[&wgpu::Buffer],
         groups: (usize, usize, usize),
     ) {
         let own = std::mem::take(&mut self.launches);
-        self.dispatch(&own, key, constants, buffers, groups);
+        self.dispatch(&own, slot, program, buffers, None, groups);
         self.launches = own;
     }
 
@@ -280,42 +377,39 @@ impl Gpu {
             pending.pass = None;
             self.device.queue.write_buffer(&self.step_buffer, 0, bytemuck::bytes_of(&self.step));
             self.device.queue.submit([pending.encoder.finish()]);
+            let many = !self.few();
+            let measure = self.pace.submitted();
+            let (sender, done) = oneshot::channel();
+            self.device.queue.on_submitted_work_done(move || {
+                measure();
+                // nobody waits for single steps
+                let _ = sender.send(());
+            });
+            if many {
+                self.passes.push_back(done);
+            }
         }
         self.device.check()
     }
 
     /// n = RMSNorm(x); with `logits`, of the rows from `first` on.
     fn rms_norm(&mut self, gain: &Gain, rows: usize, logits: bool) {
-        let c = &self.config;
-        let constants = [
-            ("HIDDEN", c.hidden_size as f64),
-            ("EPSILON", c.rms_norm_eps as f64),
-            ("LOGITS", f64::from(u8::from(logits))),
-            ("THREADS", threads(c.hidden_size)),
-        ];
         let (step, x, n) = (self.step_buffer.clone(), self.x.clone(), self.n.clone());
-        let key = (Kernel::RmsNorm, gain.number, usize::from(logits));
-        self.dispatch_own(key, &constants, &[&step, &x, &gain.buffer, &n], (rows, 1, 1));
+        let slot = (Kernel::RmsNorm, gain.number, usize::from(logits));
+        self.dispatch_own(slot, |p| p.rms_norm(logits), &[&step, &x, &gain.buffer, &n], (rows, 1, 1));
     }
 
     /// y = from . W^T for all rows, in tiles.
     fn matmul(&mut self, weight: &Matrix, from: &Buffer, to: &Buffer, rows: usize, mode: Product) {
         let step = self.step_buffer.clone();
         for (number, part) in weight.parts.iter().enumerate() {
-            let constants = [
-                ("COLS", weight.cols as f64),
-                ("COUNT", part.rows as f64),
-                ("STRIDE", weight.rows as f64),
-                ("FIRST", part.first as f64),
-                ("ADD", f64::from(u8::from(mode == Product::Add))),
-                ("LOGITS", f64::from(u8::from(mode == Product::Logits))),
-            ];
             self.dispatch(
                 &weight.launches,
                 (Kernel::Matmul, number, mode as usize),
-                &constants,
-                &[&step, from, &part.buffer, to],
-                (part.rows.div_ceil(64), rows.div_ceil(64), 1),
+                |p| p.matmul(weight.rows, part.span, mode),
+                &[&step, from, to],
+                Some(part),
+                (part.span.rows.div_ceil(64), rows.div_ceil(64), 1),
             );
         }
     }
@@ -352,6 +446,36 @@ enum Product {
     Logits,
 }
 
+impl Part {
+    /// Quantises f16 and writes it from element `at` on.
+    fn write_q8(&mut self, queue: &wgpu::Queue, at: usize, f16_bytes: &[u8]) {
+        let elements = f16_bytes.len() / 2;
+        let mut integers = Vec::with_capacity(elements);
+        let mut group = [f16::ZERO; q8::GROUP];
+        // Scales go by pairs: the neighbour of a first or last odd one comes from an earlier write, or from a later one.
+        let first = at / q8::GROUP;
+        let mut words = vec![0u32; (first + elements / q8::GROUP).div_ceil(2) - first / 2];
+        let shift = |scale: usize| 16 * (scale % 2) as u32;
+        for (number, raw) in (first..).zip(f16_bytes.chunks_exact(2 * q8::GROUP)) {
+            for (value, pair) in group.iter_mut().zip(raw.chunks_exact(2)) {
+                *value = f16::from_le_bytes([pair[0], pair[1]]);
+            }
+            let (scale, q) = q8::quantise(&group);
+            integers.extend(q.map(|q| q as u8));
+            words[number / 2 - first / 2] |= u32::from(scale.to_bits()) << shift(number);
+        }
+        let end = first + elements / q8::GROUP;
+        for (odd, scale) in [(first % 2 == 1, first), (end % 2 == 1, end - 1)] {
+            if odd {
+                let word = &mut words[scale / 2 - first / 2];
+                *word |= *self.edges.entry(scale / 2).and_modify(|known| *known |= *word).or_insert(*word);
+            }
+        }
+        queue.write_buffer(&self.buffers[0], at as u64, &integers);
+        queue.write_buffer(&self.buffers[1], (first / 2 * 4) as u64, bytemuck::cast_slice(&words));
+    }
+}
+
 impl Backend for Gpu {
     type Matrix = Matrix;
     type Gain = Gain;
@@ -359,16 +483,17 @@ impl Backend for Gpu {
     type Ticket = Ticket;
 
     fn matrix(&mut self, role: Role, rows: usize, cols: usize) -> Result<Matrix> {
-        let row_bytes = cols as u64 * 2;
-        // only these can exceed a binding in models of the sizes that a browser holds
-        let may_split = matches!(role, Role::Embedding | Role::Head);
-        let most = if may_split { (self.device.max_table_binding() / row_bytes) as usize } else { rows };
-        let parts = (0..rows)
-            .step_by(most.max(1))
-            .map(|first| {
-                let rows = most.min(rows - first);
-                let buffer = self.device.buffer("weights", rows as u64 * row_bytes, Usage::STORAGE)?;
-                Ok(Part { first, rows, buffer })
+        let buffer = |bytes: usize| self.device.buffer("weights", bytes as u64, Usage::STORAGE);
+        let parts = self
+            .spans(role, rows, cols)
+            .into_iter()
+            .map(|span| {
+                let elements = span.rows * cols;
+                let buffers = match self.precision {
+                    Precision::F16 => vec![buffer(2 * elements)?],
+                    Precision::Q8 => vec![buffer(elements)?, buffer(2 * elements / q8::GROUP)?],
+                };
+                Ok(Part { span, buffers, edges: HashMap::new() })
             })
             .collect::<Result<_>>()?;
         self.matrices += 1;
@@ -378,12 +503,23 @@ impl Backend for Gpu {
     fn write_rows(&mut self, matrix: &mut Matrix, first: usize, bytes: &dyn Bytes, range: Range<usize>) -> Result<()> {
         let row_bytes = matrix.cols * 2;
         let end = first + range.len() / row_bytes;
-        for part in &matrix.parts {
-            let (from, to) = (first.max(part.first), end.min(part.first + part.rows));
+        for part in &mut matrix.parts {
+            let Span { first: begin, rows } = part.span;
+            let (from, to) = (first.max(begin), end.min(begin + rows));
             if from < to {
                 let source = range.start + (from - first) * row_bytes;
                 let source = source..source + (to - from) * row_bytes;
-                bytes.upload(source, &self.device.queue, &part.buffer, ((from - part.first) * row_bytes) as u64);
+                match self.precision {
+                    Precision::F16 => {
+                        let at = ((from - begin) * row_bytes) as u64;
+                        bytes.upload(source, &self.device.queue, &part.buffers[0], at);
+                    }
+                    Precision::Q8 => {
+                        let mut raw = vec![0; source.len()];
+                        bytes.read(source.start, &mut raw);
+                        part.write_q8(&self.device.queue, (from - begin) * matrix.cols, &raw);
+                    }
+                }
             }
         }
         Ok(())
@@ -397,14 +533,14 @@ impl Backend for Gpu {
     }
 
     fn cache(&mut self, layers: usize, capacity: usize) -> Result<Cache> {
-        let rope = self.rope(capacity)?;
-        let elements = (capacity * self.config.kv_width()) as u64;
+        let elements = capacity as u64 * self.config.kv_width() as u64;
         let layers = (0..layers)
             .map(|_| {
                 let keys = self.device.buffer("keys", elements * 4, Usage::STORAGE)?;
                 Ok((keys, self.device.buffer("values", elements * 2, Usage::STORAGE)?))
             })
             .collect::<Result<_>>()?;
+        let rope = self.rope(capacity)?;
         Ok(Cache { layers, capacity, rope, launches: Launches::default() })
     }
 
@@ -427,10 +563,23 @@ impl Backend for Gpu {
         MAX_ROWS
     }
 
+    async fn keep_up(&mut self) -> Result<()> {
+        while self.passes.len() >= PROMPT_PASSES {
+            #[cfg(not(target_arch = "wasm32"))]
+            let _ = self.device.device.poll(wgpu::PollType::wait_indefinitely());
+            if let Some(done) = self.passes.pop_front() {
+                // The sender is dropped with a lost device, which `check` tells.
+                let _ = done.await;
+            }
+        }
+        self.device.check()
+    }
+
     fn embed(&mut self, table: &Matrix, input: Input, start: usize) -> Result<()> {
         self.flush()?;
         let rows = input.rows();
         self.step = Step { start: start as u32, rows: rows as u32, ..Step::default() };
+        self.pace.pass();
         let ids = match input {
             Input::Tokens(ids) => {
                 self.device.queue.write_buffer(&self.ids, 0, bytemuck::cast_slice(ids));
@@ -441,12 +590,12 @@ impl Backend for Gpu {
         let x = self.x.clone();
         let chosen = usize::from(matches!(input, Input::Chosen));
         for (number, part) in table.parts.iter().enumerate() {
-            let constants = [("HIDDEN", table.cols as f64), ("FIRST", part.first as f64), ("COUNT", part.rows as f64)];
             self.dispatch(
                 &table.launches,
                 (Kernel::Embed, number, chosen),
-                &constants,
-                &[&ids, &part.buffer, &x],
+                |p| p.embed(part.span),
+                &[&ids, &x],
+                Some(part),
                 ((table.cols / 8).div_ceil(64), rows, 1),
             );
         }
@@ -455,28 +604,17 @@ impl Backend for Gpu {
 
     fn qkv(&mut self, gain: &Gain, weight: &Matrix, cache: &mut Cache, layer: usize) -> Result<()> {
         let rows = self.step.rows as usize;
-        let c = &self.config;
-        let heads =
-            [("HEADS", c.num_heads as f64), ("KV_HEADS", c.num_kv_heads as f64), ("HEAD_DIM", c.head_dim as f64)];
-        let quads = c.qkv_rows() / 4;
+        let quads = self.config.qkv_rows() / 4;
         let (step, x, n, q, y) =
             (self.step_buffer.clone(), self.x.clone(), self.n.clone(), self.q.clone(), self.y.clone());
         let (keys, values) = &cache.layers[layer];
         if self.few() {
-            let [a, b, d] = heads;
-            let constants = [
-                a,
-                b,
-                d,
-                ("HIDDEN", c.hidden_size as f64),
-                ("EPSILON", c.rms_norm_eps as f64),
-                ("THREADS", threads(c.hidden_size)),
-            ];
             self.dispatch(
                 &cache.launches,
                 (Kernel::Qkv, weight.number, layer),
-                &constants,
-                &[&step, &x, &gain.buffer, &weight.parts[0].buffer, &cache.rope, &q, keys, values],
+                |p| p.qkv(),
+                &[&step, &x, &cache.rope, &q, keys, values, &gain.buffer],
+                Some(&weight.parts[0]),
                 (quads, rows, 1),
             );
         } else {
@@ -485,8 +623,9 @@ impl Backend for Gpu {
             self.dispatch(
                 &cache.launches,
                 (Kernel::Rope, 0, layer),
-                &heads,
+                |p| p.rope(),
                 &[&step, &y, &cache.rope, &q, keys, values],
+                None,
                 (quads.div_ceil(64), rows, 1),
             );
         }
@@ -494,29 +633,22 @@ impl Backend for Gpu {
     }
 
     fn attend(&mut self, cache: &Cache, layer: usize) -> Result<()> {
-        let c = &self.config;
-        let constants = [
-            ("HEADS", c.num_heads as f64),
-            ("KV_HEADS", c.num_kv_heads as f64),
-            ("HEAD_DIM", c.head_dim as f64),
-            ("THREADS", 256.0),
-        ];
         let rows = self.step.rows as usize;
         let context = self.step.start as usize + rows;
         let parts = if self.few() { context.div_ceil(CHUNK).min(MAX_PARTS) } else { 1 };
-        let merge = [("HEADS", c.num_heads as f64), ("HEAD_DIM", c.head_dim as f64), ("PARTS", parts as f64)];
-        let heads = c.num_heads;
+        let heads = self.config.num_heads;
         let (step, q, a, found) = (self.step_buffer.clone(), self.q.clone(), self.a.clone(), self.parts.clone());
         let (keys, values) = &cache.layers[layer];
         self.dispatch(
             &cache.launches,
             (Kernel::Attend, 0, layer),
-            &constants,
+            |p| p.attend(),
             &[&step, &q, keys, values, &a, &found],
+            None,
             (heads, rows, parts),
         );
         if parts > 1 {
-            self.dispatch_own((Kernel::Merge, parts, 0), &merge, &[&found, &a], (heads, rows, 1));
+            self.dispatch_own((Kernel::Merge, 0, 0), |p| p.merge(), &[&step, &found, &a], (heads, rows, 1));
         }
         Ok(())
     }
@@ -532,12 +664,16 @@ impl Backend for Gpu {
             self.dispatch(
                 &weight.launches,
                 (Kernel::MatmulAdd, 0, 0),
-                &[("ROWS", weight.rows as f64), ("COLS", weight.cols as f64), ("THREADS", threads(weight.cols))],
-                &[&from, &weight.parts[0].buffer, &x],
+                |p| p.matmul_add(weight.rows, weight.cols),
+                &[&from, &x],
+                Some(&weight.parts[0]),
                 (weight.rows / 4, rows, 1),
             );
         } else {
             self.matmul(weight, &from, &x, rows, Product::Add);
+        }
+        if activation == Activation::FeedForward && self.pace.layer(rows, !self.few()) {
+            self.flush()?;
         }
         Ok(())
     }
@@ -547,24 +683,19 @@ impl Backend for Gpu {
         let width = self.config.intermediate_size;
         let (x, n, y, f) = (self.x.clone(), self.n.clone(), self.y.clone(), self.f.clone());
         if self.few() {
-            let constants = [
-                ("HIDDEN", self.config.hidden_size as f64),
-                ("WIDTH", width as f64),
-                ("EPSILON", self.config.rms_norm_eps as f64),
-                ("THREADS", threads(self.config.hidden_size)),
-            ];
             self.dispatch(
                 &weight.launches,
                 (Kernel::GateUp, gain.number, 0),
-                &constants,
-                &[&x, &gain.buffer, &weight.parts[0].buffer, &f],
+                |p| p.gate_up(),
+                &[&x, &gain.buffer, &f],
+                Some(&weight.parts[0]),
                 (width / 2, rows, 1),
             );
         } else {
             self.rms_norm(gain, rows, false);
             self.matmul(weight, &n, &y, rows, Product::Store);
             let groups = ((width / 4).div_ceil(64), rows, 1);
-            self.dispatch_own((Kernel::Swiglu, 0, 0), &[("WIDTH", width as f64)], &[&y, &f], groups);
+            self.dispatch_own((Kernel::Swiglu, 0, 0), |p| p.swiglu(), &[&y, &f], groups);
         }
         Ok(())
     }
@@ -581,26 +712,20 @@ impl Backend for Gpu {
         let number = (self.logits.size() / 4) as usize / vocab;
         let (step, x, n, logits) = (self.step_buffer.clone(), self.x.clone(), self.n.clone(), self.logits.clone());
         if rows.len() > FEW_ROWS {
-            head.launches.borrow_mut().retain(|key, _| key.0 != Kernel::Matmul || key.2 != Product::Logits as usize);
+            let old = |slot: &Slot| slot.0 == Kernel::Matmul && slot.2 == Product::Logits as usize;
+            head.launches.borrow_mut().retain(|(_, slot), _| !old(slot));
             self.rms_norm(gain, rows.len(), true);
             self.matmul(head, &n, &logits, rows.len(), Product::Logits);
             return Ok(());
         }
         for (index, part) in head.parts.iter().enumerate() {
-            let constants = [
-                ("HIDDEN", head.cols as f64),
-                ("VOCAB", vocab as f64),
-                ("EPSILON", self.config.rms_norm_eps as f64),
-                ("FIRST", part.first as f64),
-                ("COUNT", part.rows as f64),
-                ("THREADS", threads(head.cols)),
-            ];
             self.dispatch(
                 &head.launches,
                 (Kernel::Logits, index, number),
-                &constants,
-                &[&step, &x, &gain.buffer, &part.buffer, &logits],
-                (part.rows.div_ceil(4), rows.len(), 1),
+                |p| p.logits(part.span),
+                &[&step, &x, &gain.buffer, &logits],
+                Some(part),
+                (part.span.rows.div_ceil(4), rows.len(), 1),
             );
         }
         Ok(())
@@ -651,16 +776,15 @@ impl Backend for Gpu {
 
     fn choose(&mut self, uniform: f32) -> Result<Ticket> {
         self.step.uniform_value = uniform;
-        let vocab = [("VOCAB", self.config.vocab_size as f64)];
         let number = (self.logits.size() / 4) as usize;
         let (step, sampling, logits) = (self.step_buffer.clone(), self.sampling_buffer.clone(), self.logits.clone());
         let (history, work, chosen) = (self.history.clone(), self.work.clone(), self.chosen.clone());
         if self.plain {
-            self.dispatch_own((Kernel::Argmax, number, 0), &vocab, &[&logits, &chosen], (1, 1, 1));
+            self.dispatch_own((Kernel::Argmax, number, 0), |p| p.argmax(), &[&logits, &chosen], (1, 1, 1));
         } else {
             let candidates = self.candidates.clone();
             let buffers: [&wgpu::Buffer; 7] = [&step, &sampling, &logits, &history, &work, &chosen, &candidates];
-            self.dispatch_own((Kernel::Sample, number, 0), &vocab, &buffers, (1, 1, 1));
+            self.dispatch_own((Kernel::Sample, number, 0), |p| p.sample(), &buffers, (1, 1, 1));
         }
         let staging = match self.spare.pop() {
             Some(buffer) => buffer,
@@ -676,6 +800,6 @@ impl Backend for Gpu {
     }
 
     fn in_flight(&self) -> usize {
-        self.in_flight
+        self.pace.in_flight()
     }
 }

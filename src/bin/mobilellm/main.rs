@@ -114,7 +114,7 @@ async fn answer(run: &Run) -> Result<()> {
         Device::Webgpu => DeviceChoice::WebGpu,
         Device::Cpu => DeviceChoice::Cpu,
     };
-    let options = OpenOptions { device, context_length: run.context_length };
+    let options = OpenOptions { device, context_length: run.context_length, ..OpenOptions::default() };
     let started = Instant::now();
     let (mut engine, info) =
         Engine::open(&checkpoint, &options, async |config| Ok(Cpu::with_threads(config, Precision::F16, run.threads)))
