@@ -2,12 +2,9 @@
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
-import { filesUnder, fingerprint, root, run, target } from './lib.mjs';
+import { filesUnder, fingerprint, root, run, target, TIERS } from './lib.mjs';
 import { bindgen, setup } from './setup.mjs';
 import { writeShell } from './shell.mjs';
-
-/** Folder in pkg/wasm -> what the crate itself may use besides what its dependencies are built with. */
-const TIERS = { simd128: '', relaxed: '+relaxed-simd' };
 
 setup();
 const at = (...path) => join(root, ...path);

@@ -8,6 +8,9 @@ import { fileURLToPath } from 'node:url';
 export const root = fileURLToPath(new URL('..', import.meta.url));
 export const target = process.env.CARGO_TARGET_DIR ?? join(root, 'target');
 
+/** Folder in pkg/wasm -> what the crate itself may use besides what its dependencies are built with. */
+export const TIERS = { simd128: '', relaxed: '+relaxed-simd' };
+
 /** Runs a program in the project's folder with its output shown; ends this process if it fails. */
 export function run(program, args, { env = {}, ...options } = {}) {
   const { status, error } = spawnSync(program, args, {

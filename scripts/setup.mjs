@@ -18,15 +18,19 @@ export function bindgen() {
   return folders.map((folder) => join(folder, 'wasm-bindgen')).find((path) => existsSync(path) && output(path, ['--version']) === wanted) ?? null;
 }
 
+/** Without rustup (a distribution's Rust) the target must come from the distribution: cargo will say so. */
+export function addTarget(name) {
+  if (output('rustup', ['--version']) !== null && !output('rustup', ['target', 'list', '--installed'])?.split('\n').includes(name)) {
+    run('rustup', ['target', 'add', name]);
+  }
+}
+
 export function setup() {
   if (output('cargo', ['--version']) === null) {
     console.error('Rust is missing: install it with rustup (https://rustup.rs) and run this again.');
     process.exit(1);
   }
-  // Without rustup (a distribution's Rust) the target must come from the distribution: cargo will say so.
-  if (output('rustup', ['--version']) !== null && !output('rustup', ['target', 'list', '--installed'])?.includes('wasm32-unknown-unknown')) {
-    run('rustup', ['target', 'add', 'wasm32-unknown-unknown']);
-  }
+  addTarget('wasm32-unknown-unknown');
   if (bindgen() === null) {
     // Not --locked: the tool's own lock file names crate versions that have been withdrawn from some registries.
     run('cargo', ['install', 'wasm-bindgen-cli', '--version', bindgenVersion(), '--root', tools, '--bin', 'wasm-bindgen']);

@@ -1,13 +1,33 @@
-// Everything that `npm test` checks: the crate natively, the built package in Node and in Chromium. Words after `--` choose
-// stages: rust, node, browser.
-import { filesUnder, root, run } from './lib.mjs';
+// Everything that `npm test` checks: the crate natively, its CPU lanes in wasm, the built package in Node and in Chromium. Words
+// after `--` choose stages: rust, wasm, node, browser.
+import { spawnSync } from 'node:child_process';
 import { join, relative } from 'node:path';
+import { filesUnder, root, run, target, TIERS } from './lib.mjs';
+import { addTarget } from './setup.mjs';
 
 const stages = {
   rust() {
     run('cargo', ['fmt', '--check']);
     run('cargo', ['clippy', '--all-targets', '--', '-D', 'warnings']);
     run('cargo', ['test']);
+  },
+  /** The CPU backend's own tests in each level of SIMD that is shipped, in Node through WASI. */
+  wasm() {
+    addTarget('wasm32-wasip1');
+    for (const [tier, features] of Object.entries(TIERS)) {
+      const built = spawnSync(
+        'cargo',
+        [
+          'rustc', '--lib', '--profile', 'test', '--no-default-features', '--locked', '--target', 'wasm32-wasip1', '--target-dir', target,
+          '--message-format', 'json-render-diagnostics', '--', ...(features ? ['-C', `target-feature=${features}`] : []),
+        ],
+        { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28, stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, RUSTFLAGS: '-C target-feature=+simd128' } },
+      );
+      const program = built.stdout.split('\n').filter(Boolean).map((line) => JSON.parse(line).executable).find(Boolean);
+      if (built.status !== 0 || !program) process.exit(built.status || 1);
+      console.log(`lanes: ${tier}`);
+      run(process.execPath, ['--no-warnings', 'tests/lib/wasi.mjs', program, 'backend::cpu', 'conformance', 'sampler', 'stop']);
+    }
   },
   node() {
     nodeTests('tests/node');

@@ -381,3 +381,21 @@ async fn check_sampling<B: Backend>(
     }
     Ok(())
 }
+
+/// Here rather than in `tests/`, so that the crate's own lanes are what is built when they are tested in wasm.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::Cpu;
+
+    /// In 8 bits, one row of activations is held in integers too: 16 bits of them.
+    #[test]
+    fn one_cpu_thread() {
+        for (precision, tolerance) in [(Precision::F16, 1e-4), (Precision::Q8, 1e-3)] {
+            let report = pollster::block_on(check(|config| Ok(Cpu::new(config, precision)), precision, tolerance));
+            let report = report.unwrap();
+            println!("{} {precision:?}: {report}", Cpu::lanes());
+            report.into_result().unwrap();
+        }
+    }
+}

@@ -13,12 +13,13 @@ fn oracle() {
     report.into_result().unwrap();
 }
 
+/// One thread: in `src/conformance.rs`, which is run in wasm too.
 #[test]
-fn cpu() {
-    for threads in [1, 3] {
-        let make = |config: &_| Ok(Cpu::with_threads(config, Precision::F16, threads));
-        let report = pollster::block_on(check(make, Precision::F16, 1e-4)).unwrap();
-        println!("{threads} threads: {report}");
+fn cpu_threads() {
+    for (precision, tolerance) in [(Precision::F16, 1e-4), (Precision::Q8, 1e-3)] {
+        let make = |config: &_| Ok(Cpu::with_threads(config, precision, 3));
+        let report = pollster::block_on(check(make, precision, tolerance)).unwrap();
+        println!("3 threads, {precision:?}: {report}");
         report.into_result().unwrap();
     }
 }

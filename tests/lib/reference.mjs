@@ -30,11 +30,11 @@ export const references = JSON.parse(fixture('reference.json')).prompts.map((pro
   toolCalls: Array.isArray(prompt.parsed) ? prompt.parsed : [],
 }));
 
-/** The first `count` dialogues of test-api-calls.jsonl with what PyTorch answered. */
+/** The first `count` dialogues of test-api-calls.jsonl with the calls that are wanted, what PyTorch answered, and how that scored. */
 export function dialogues(count) {
   const expected = new Map(lines('expected-greedy.jsonl').map((line) => [line.id, line]));
-  return lines('test-api-calls.jsonl').slice(0, count).map(({ id, messages: turns }) => {
-    const { greedy_ids: ids, prompt_tokens: promptTokens } = expected.get(id);
-    return { ...split(turns), ids, promptTokens };
+  return lines('test-api-calls.jsonl').slice(0, count).map(({ id, messages: turns, expected: { tool_calls: wanted = [] } }) => {
+    const { greedy_ids: ids, prompt_tokens: promptTokens, intent, exact } = expected.get(id);
+    return { ...split(turns), ids, promptTokens, wanted, intent, exact };
   });
 }
