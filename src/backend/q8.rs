@@ -13,7 +13,14 @@ pub fn quantise(weights: &[f16; GROUP]) -> (bf16, [i8; GROUP]) {
     let exact = largest / 127.0;
     let scale = bf16::from_bits(((exact.to_bits() + 0xffff) >> 16) as u16);
     let inverse = if scale == bf16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
-    (scale, weights.map(|w| (w * inverse).round_ties_even() as i8))
+    (scale, weights.map(|w| round(w * inverse)))
+}
+
+/// To the nearest integer, of two the even one, for |x| <= 127: as a sum whose last place is 1. `round_ties_even` is a call
+/// for each element in wasm.
+fn round(x: f32) -> i8 {
+    const WHOLE: f32 = 1.5 * (1u32 << 23) as f32;
+    (x + WHOLE).to_bits() as u8 as i8
 }
 
 /// The value of a finite f16, without a branch: its bits where f32 has them are 2^-112 of it, subnormals included.
@@ -35,6 +42,15 @@ mod tests {
             assert!(q != i8::MIN);
             assert!((w.to_f32() - scale * q as f32).abs() <= scale * 0.500_001, "{w} {q} {scale}");
         }
+    }
+
+    #[test]
+    fn rounds_to_even() {
+        for tenths in -1270..=1270 {
+            let x = tenths as f32 / 10.0;
+            assert_eq!(round(x), x.round_ties_even() as i8, "{x}");
+        }
+        assert_eq!([0.5, 1.5, 2.5, -0.5, -1.5, -126.5].map(round), [0, 2, 2, 0, -2, -126]);
     }
 
     #[test]

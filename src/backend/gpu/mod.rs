@@ -30,7 +30,8 @@ use half::f16;
 use kernels::{Kernel, Kernels, Launch, Program, Programs, Span};
 use pace::Pace;
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
 use std::ops::Range;
 use wgpu::BufferUsages as Usage;
 
@@ -312,11 +313,14 @@ impl Gpu {
         groups: (usize, usize, usize),
     ) {
         let mut owner = owner.borrow_mut();
-        let key = (self.kernels.variant(), slot);
-        let launch = owner.entry(key).or_insert_with(|| {
-            let weights = weights.map(Part::buffers).unwrap_or_default();
-            self.kernels.launch(&program(&self.programs()), buffers, &weights)
-        });
+        let launch = match owner.entry((self.kernels.variant(), slot)) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let program = program(&self.programs());
+                let weights = weights.map(Part::buffers).unwrap_or_default();
+                entry.insert(self.kernels.launch(&program, buffers, &weights))
+            }
+        };
         let pending = self.pending.get_or_insert_with(|| Pending {
             encoder: self.device.device.create_command_encoder(&Default::default()),
             pass: None,
