@@ -257,6 +257,10 @@ describe('errors', () => {
         thrown(() => llm.generate(5)),
         await rejection(llm.session({ system: 5 })),
         await rejection(llm.session({ messages: [{ role: 'robot', content: '' }] })),
+        await rejection(MobileLLM.load('/models/demo/', { verify: 'never' })),
+        await rejection(MobileLLM.load('/models/demo/', { persist: 'yes' })),
+        await rejection(MobileLLM.load('/models/demo/', { onWarning: 5 })),
+        await rejection(MobileLLM.load('org/name@../elsewhere')),
       ];
     });
     for (const error of got) assert.equal(error?.code, 'invalid-option', JSON.stringify(got));
@@ -264,6 +268,8 @@ describe('errors', () => {
     assert.match(got[1].message, /device.*gpu.*'webgpu'/);
     assert.match(got[2].message, /max_tokens.*maxTokens/);
     assert.match(got[3].message, /temperature/);
+    assert.match(got[8].message, /verify.*'always' or 'first'/);
+    assert.match(got.at(-1).message, /revision.*elsewhere/);
   });
 
   const folders = {
