@@ -2,12 +2,13 @@
 // the speed at which the same bytes can merely be read; peak memory (Chromium: the renderer; Node: the process).
 //   node bench/cpu.mjs [chromium|node] [f16|q8] [1|2|..] [base|ls] [--reps 3]     what is not named: chromium, both, 1 and 2, base
 import { execFileSync } from 'node:child_process';
-import { appendFileSync, readdirSync, readFileSync } from 'node:fs';
+import { appendFileSync, readFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { output, root } from '../scripts/lib.mjs';
 import { measure, plainRead } from './measure.mjs';
 import { made, synthesise } from './model.mjs';
+import { peakMemory } from './peak.mjs';
 
 const words = process.argv.slice(2);
 if (words[0] === '--child') {
@@ -38,12 +39,12 @@ for (const place of places) {
     for (const dtype of dtypes) {
       for (const count of threads) {
         const run = place === 'node' ? inNode : inChromium;
-        const { info, read, peakMB, ...speeds } = await run(folder, dtype, count);
+        const { info, read, blankMB, loadedMB, peakMB, ...speeds } = await run(folder, dtype, count);
         // Bytes of weights that a token passes through: f16, or 8 bits and a bf16 scale for each 32.
         const head = info.vocabSize * info.hiddenSize;
         const weights = head + ((info.parameters - head) * info.executedLayers) / info.storedBlocks;
         const decodeGBps = (speeds.decode * weights * (dtype === 'q8' ? 34 / 32 : 2)) / 1e9;
-        rows.push({ place, model, dtype, threads: info.threads, lanes: info.features.join(' '), ...speeds, decodeGBps, readGBps: read, peakMB });
+        rows.push({ place, model, dtype, threads: info.threads, lanes: info.features.join(' '), ...speeds, decodeGBps, readGBps: read, blankMB, loadedMB, peakMB });
         console.error(JSON.stringify(rows.at(-1)));
       }
     }
@@ -59,7 +60,6 @@ async function inNode(folder, dtype, count) {
   return { ...JSON.parse(child), read: plainRead(9) };
 }
 
-/** A browser of its own for each row, so that peaks are its own. */
 async function inChromium(folder, dtype, count) {
   const { serve } = await import('../scripts/serve.mjs');
   const { launch } = await import('../tests/lib/browser.mjs');
@@ -78,10 +78,8 @@ async function inChromium(folder, dtype, count) {
       },
       { dtype, count, reps },
     );
-    const peakMB = Math.max(...renderers().map(peak));
-    // Another page, since this one's memory was measured.
     const read = await page.evaluate(async () => (await import('/bench/measure.mjs')).plainRead(9));
-    return { ...result, read, peakMB };
+    return { ...result, read, ...(await peakMemory(folder, { device: 'cpu', cache: 'none', dtype, threads: count })) };
   } finally {
     await browser.close();
     server.closeAllConnections();
@@ -96,18 +94,4 @@ function peak(pid) {
   } catch {
     return null;
   }
-}
-
-/** Chromium's renderers among this process's descendants. */
-function renderers() {
-  const parents = new Map();
-  for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
-    try {
-      parents.set(pid, /^PPid:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1]);
-    } catch {
-      // ended meanwhile
-    }
-  }
-  const mine = (pid) => pid === String(process.pid) || (parents.has(pid) && mine(parents.get(pid)));
-  return [...parents.keys()].filter((pid) => mine(pid) && readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('--type=renderer'));
 }

@@ -153,11 +153,9 @@ fn calls(engine: &Engine, chosen: &[u32]) -> Option<Vec<Value>> {
 }
 
 /// Percent of equal ids, and of EM_intent and EM_structure, here and as PyTorch's answers scored, over the first `count`
-/// dialogues (definitions: `tests/reference/README.md`).
-///
-/// f16: ids equal for 99%, scores within 0.3 points; q8: scores within 0.5 points.
-fn api_calls(count: usize, precision: Precision) {
-    let (mut engine, _) = open_with(DeviceChoice::Cpu, precision, 2);
+/// dialogues (definitions: `tests/reference/README.md`). 8 bits: `tests/evaluate.mjs`.
+fn api_calls(count: usize) {
+    let (mut engine, _) = open(DeviceChoice::Cpu, 2);
     let session = engine.open_session(1024).unwrap();
     let (calls_file, expected_file) = (fixture("test-api-calls.jsonl"), fixture("expected-greedy.jsonl"));
     let (mut same, mut intent, mut structure, mut intent_reference, mut structure_reference) = (0, 0, 0, 0, 0);
@@ -179,36 +177,28 @@ fn api_calls(count: usize, precision: Precision) {
     }
     let percent = |n: usize| n as f64 * 100.0 / count as f64;
     println!(
-        "{precision:?}, {count} dialogues: ids as PyTorch's {:.2}%; EM_intent {:.2} (PyTorch {:.2}); EM_structure {:.2} (PyTorch {:.2})",
+        "{count} dialogues: ids as PyTorch's {:.2}%; EM_intent {:.2} (PyTorch {:.2}); EM_structure {:.2} (PyTorch {:.2})",
         percent(same),
         percent(intent),
         percent(intent_reference),
         percent(structure),
         percent(structure_reference)
     );
-    let (least_same, points) = if precision == Precision::F16 { (99.0, 0.3) } else { (0.0, 0.5) };
-    assert!(percent(same) >= least_same);
-    assert!((percent(intent) - percent(intent_reference)).abs() <= points);
-    assert!((percent(structure) - percent(structure_reference)).abs() <= points);
+    assert!(percent(same) >= 99.0);
+    assert!((percent(intent) - percent(intent_reference)).abs() <= 0.3);
+    assert!((percent(structure) - percent(structure_reference)).abs() <= 0.3);
 }
 
 #[test]
 fn first_300_api_calls() {
-    api_calls(300, Precision::F16);
+    api_calls(300);
 }
 
 /// `npm run evaluate`.
 #[test]
 #[ignore = "a quarter of an hour: npm run evaluate"]
 fn all_api_calls() {
-    api_calls(1561, Precision::F16);
-}
-
-/// `npm run evaluate`.
-#[test]
-#[ignore = "a quarter of an hour: npm run evaluate"]
-fn all_api_calls_in_8_bits() {
-    api_calls(1561, Precision::Q8);
+    api_calls(1561);
 }
 
 /// 8-bit weights against f16 along PyTorch's answers: how often the best id is the same, and how far logits are off.

@@ -7,7 +7,7 @@ import { serve } from '../../scripts/serve.mjs';
 import { faults } from './faults.mjs';
 
 /** CHROMIUM_PATH, or where systems and Playwright keep a Chromium. */
-function chromiumPath() {
+export function chromiumPath() {
   const named = process.env.CHROMIUM_PATH;
   if (named) {
     if (existsSync(named)) return named;
