@@ -60,7 +60,11 @@ impl Device {
                 ..Default::default()
             })
             .await
-            .map_err(|e| unavailable(format!("no adapter: {e}")))?;
+            .map_err(|e| match e {
+                // What wgpu adds is about other programs than a page.
+                wgpu::RequestAdapterError::NotFound { .. } => unavailable("there is no GPU that it may use".into()),
+                other => unavailable(format!("no adapter: {other}")),
+            })?;
         let most = adapter.limits();
         let required_limits = wgpu::Limits {
             max_buffer_size: most.max_buffer_size,
