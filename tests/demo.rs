@@ -153,7 +153,7 @@ fn calls(engine: &Engine, chosen: &[u32]) -> Option<Vec<Value>> {
 }
 
 /// Percent of equal ids, and of EM_intent and EM_structure, here and as PyTorch's answers scored, over the first `count`
-/// dialogues (definitions: `tests/reference/README.md`). 8 bits: `tests/evaluate.mjs`.
+/// dialogues (definitions: `tests/reference/README.md`). 8 bits: `tests/evaluate/dialogues.mjs`.
 fn api_calls(count: usize) {
     let (mut engine, _) = open(DeviceChoice::Cpu, 2);
     let session = engine.open_session(1024).unwrap();

@@ -1,4 +1,4 @@
-// Every verb of the WebGPU backend in Chromium against the plain loops, in each variant that its adapter has.
+// Every verb of the WebGPU backend in Chromium against the plain loops, in each variant that its adapter has: minutes in software WebGPU.
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
