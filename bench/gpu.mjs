@@ -1,5 +1,7 @@
 // The WebGPU backend alone: opens bench/gpu.html in Chromium on the machine's own GPU and prints what it measures.
 //   npm run bench:gpu [-- --software | --serve] [-- SHAPE ...]     --serve: only print the address, to open it by hand
+//   PEERBENCH=FOLDER npm run bench:gpu -- --peers [CASE ...]         next to other runtimes, in one page: bench/peers/webgpu.js
+//   --f16: with shader-f16 where Chromium keeps it from an NVIDIA GPU (wllama does not run without)
 import { join } from 'node:path';
 import { root } from '../scripts/lib.mjs';
 import { serve } from '../scripts/serve.mjs';
@@ -8,13 +10,18 @@ import { launch } from '../tests/lib/browser.mjs';
 const words = process.argv.slice(2).filter((word) => word !== '--');
 const shapes = words.filter((word) => !word.startsWith('--'));
 const software = words.includes('--software');
+const peers = words.includes('--peers') && process.env.PEERBENCH;
+if (words.includes('--peers') && !peers) throw new Error('PEERBENCH must name the folder that the peer benchmark set up');
 
 await import('../scripts/build.mjs');
 const rows = [];
 let end;
 const ended = new Promise((resolve) => (end = resolve));
 const { server, url } = await serve(
-  { '/': join(root, 'bench'), '/wasm/': join(root, 'target/bindgen/simd128') },
+  {
+    '/': join(root, 'bench'), '/wasm/': join(root, 'target/bindgen/simd128'), '/mobilellm-web/': join(root, 'pkg'),
+    ...(peers && { '/js/': join(peers, 'js/node_modules'), '/models/': join(peers, 'models'), '/ref/': join(peers, 'ref') }),
+  },
   {
     intercept(request, response) {
       if (request.method !== 'POST') return false;
@@ -29,13 +36,18 @@ const { server, url } = await serve(
     },
   },
 );
+const path = peers ? 'peers/webgpu.html' : 'gpu.html';
 if (words.includes('--serve')) {
-  console.log(`The benchmark is at ${url}gpu.html`);
+  console.log(`The benchmark is at ${url}${path}`);
 } else {
-  const browser = await launch({ webgpu: software ? 'software' : 'own' });
-  const query = new URLSearchParams({ post: '', ...(software && { quick: '' }), ...((shapes.length > 0 || software) && { shapes: shapes.join(',') || 'demo model' }) });
+  const browser = await launch({
+    webgpu: software ? 'software' : 'own',
+    args: words.includes('--f16') ? ['--enable-dawn-features=vulkan_enable_f16_on_nvidia'] : [],
+  });
+  const chosen = shapes.join(',') || (software && !peers && 'demo model');
+  const query = new URLSearchParams({ post: '', ...(software && { quick: '' }), ...(chosen && { [peers ? 'cases' : 'shapes']: chosen }) });
   const page = await browser.newPage();
-  await page.goto(`${url}gpu.html?${query}`);
+  await page.goto(`${url}${path}?${query}`);
   const result = await ended;
   await browser.close();
   server.close();
