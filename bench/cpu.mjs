@@ -2,12 +2,13 @@
 // the speed at which the same bytes can merely be read; peak memory (Chromium: the renderer; Node: the process).
 //   node bench/cpu.mjs [chromium|node] [f16|q8] [1|2|..] [base|ls] [--reps 3]     what is not named: chromium, both, 1 and 2, base
 import { execFileSync } from 'node:child_process';
-import { appendFileSync, readFileSync } from 'node:fs';
+import { appendFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
-import { output, root } from '../scripts/lib.mjs';
+import { output, root, show } from '../scripts/lib.mjs';
 import { measure, plainRead } from './measure.mjs';
 import { made, synthesise } from './model.mjs';
+import { status } from './memory.mjs';
 import { peakMemory } from './peak.mjs';
 
 const words = process.argv.slice(2);
@@ -15,7 +16,7 @@ if (words[0] === '--child') {
   const [, source, dtype, threads, reps] = words;
   const { MobileLLM } = await import('../pkg/index.js');
   const result = await measure(MobileLLM, source, { dtype, threads: Number(threads) }, Number(reps));
-  console.log(JSON.stringify({ ...result, peakMB: peak(process.pid) }));
+  console.log(JSON.stringify({ ...result, peakMB: (status(process.pid, 'VmHWM') ?? NaN) / 2 ** 20 }));
   process.exit(0);
 }
 
@@ -52,7 +53,7 @@ for (const place of places) {
 }
 const stamp = { when: new Date().toISOString(), machine: cpus()[0]?.model, cores: cpus().length, commit: output('git', ['describe', '--always', '--dirty']) };
 console.log(Object.values(stamp).join(', '));
-console.table(rows.map((row) => Object.fromEntries(Object.entries(row).map(([k, v]) => [k, typeof v === 'number' ? Number(v.toPrecision(4)) : v]))));
+show(rows);
 appendFileSync(join(made, 'cpu.jsonl'), `${JSON.stringify({ ...stamp, rows })}\n`);
 
 async function inNode(folder, dtype, count) {
@@ -84,14 +85,5 @@ async function inChromium(folder, dtype, count) {
     await browser.close();
     server.closeAllConnections();
     server.close();
-  }
-}
-
-/** Peak resident memory of a process in MB; null where there is no /proc. */
-function peak(pid) {
-  try {
-    return Number(/VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1]) / 1024;
-  } catch {
-    return null;
   }
 }

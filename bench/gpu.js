@@ -1,6 +1,7 @@
 // Measures the WebGPU backend on models of several shapes with seeded weights, next to the ceiling of the same shape.
 
 import { ceiling } from './ceiling.js';
+import { median } from './measure.mjs';
 
 const block = (layers, hidden, heads, kv, ffn, more = {}) => ({
   model_type: 'mobilellm', vocab_size: 32000, hidden_size: hidden, intermediate_size: ffn, num_hidden_layers: layers,
@@ -15,7 +16,6 @@ export const SHAPES = {
   'MobileLLM-350M': block(32, 960, 15, 5, 2560),
 };
 
-const median = (list) => [...list].sort((a, b) => a - b)[list.length >> 1];
 const mean = (list) => list.reduce((a, b) => a + b, 0) / list.length;
 
 /** One row of the record. `quick`: for software adapters; `plain`: without shader-f16 and subgroups. */

@@ -3,7 +3,7 @@
 //   PEERBENCH=FOLDER npm run bench:gpu -- --peers [CASE ...]         next to other runtimes, in one page: bench/peers/webgpu.js
 //   --f16: with shader-f16 where Chromium keeps it from an NVIDIA GPU (wllama does not run without)
 import { join } from 'node:path';
-import { root } from '../scripts/lib.mjs';
+import { root, show } from '../scripts/lib.mjs';
 import { serve } from '../scripts/serve.mjs';
 import { launch } from '../tests/lib/browser.mjs';
 
@@ -52,7 +52,7 @@ if (words.includes('--serve')) {
   await browser.close();
   server.close();
   server.closeAllConnections();
-  console.table(rows.map((row) => Object.fromEntries(Object.entries(row).map(([k, v]) => [k, typeof v === 'number' ? Number(v.toPrecision(4)) : v]))));
+  show(rows);
   if (result !== 'end') {
     console.error(result);
     process.exitCode = 1;

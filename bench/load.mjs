@@ -7,9 +7,8 @@ import { join } from 'node:path';
 import { serve } from '../scripts/serve.mjs';
 import { root } from '../scripts/lib.mjs';
 import { launchWith } from '../tests/lib/browser.mjs';
+import { median } from './measure.mjs';
 import { watchMemory } from './memory.mjs';
-
-const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
 
 /** Rows for `devices`; `folder` holds the checkpoint. */
 export async function measureLoads(folder, { devices = ['cpu', 'webgpu'], warm = 3, ownGpu = false } = {}) {

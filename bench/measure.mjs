@@ -1,6 +1,6 @@
 // Runs in a page or in Node. Every figure is the median of `reps` samples after one that is thrown away.
 
-const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
+export const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
 
 /** GB/s at which wasm can merely read 256 MB, 16 bytes at a time:
  *  (loop (v128.xor of four v128.load) (br_if ...)) over the memory, from bench/read.wat. */

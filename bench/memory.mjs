@@ -1,5 +1,5 @@
 // Memory of a page and its workers while something runs, sampled through the DevTools protocol and /proc.
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 
 const MB = 1e6;
 
@@ -26,15 +26,14 @@ export async function watchMemory(page, { every = 30 } = {}) {
     devtools.send('Target.sendMessageToTarget', { sessionId, message: JSON.stringify({ id: mine, method: 'Runtime.getHeapUsage' }) }).catch(() => give(null));
   });
   const total = (usage) => (usage ? usage.usedSize + (usage.embedderHeapUsedSize ?? 0) + (usage.backingStorageSize ?? 0) : 0);
-  const pids = renderers();
+  const pids = renderers().map((pid) => [pid, anon(pid)]);
   const anonymous = () => pids.map(([pid, start]) => anon(pid) - start).reduce((a, b) => Math.max(a, b), -1);
-  let [js, rss, samples, running] = [0, -1, 0, true];
+  let [js, rss, running] = [0, -1, true];
   const fast = setInterval(() => (rss = Math.max(rss, anonymous())), every);
   const loop = (async () => {
     while (running) {
       const all = await Promise.all([devtools.send('Runtime.getHeapUsage').catch(() => null), ...[...sessions].map(inWorker)]);
       js = Math.max(js, all.map(total).reduce((a, b) => a + b, 0));
-      samples += 1;
       await new Promise((done) => setTimeout(done, every));
     }
   })();
@@ -43,34 +42,34 @@ export async function watchMemory(page, { every = 30 } = {}) {
     clearInterval(fast);
     await loop;
     await devtools.detach();
-    return { js: js / MB, rss: rss < 0 ? null : rss / MB, samples };
+    return { js: js / MB, rss: rss < 0 ? null : rss / MB };
   };
 }
 
-function anon(pid) {
+const anon = (pid) => status(pid, 'RssAnon') ?? 0;
+
+/** A size that Linux tells of a process, in bytes; null where it has ended, or there is no /proc. */
+export function status(pid, field) {
   try {
-    return Number(/RssAnon:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1]) * 1024;
+    return Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1]) * 1024;
   } catch {
-    return 0;
+    return null;
   }
 }
 
-/** Chromium's renderers among this process's descendants, with their anonymous memory in bytes. */
-function renderers() {
+/** Process ids of Chromium's renderers among this process's descendants; none where there is no /proc. */
+export function renderers() {
+  if (!existsSync('/proc')) return [];
   const parents = new Map();
-  let all;
-  try {
-    all = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
-  } catch {
-    return [];
-  }
-  for (const pid of all) {
+  const commands = new Map();
+  for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
     try {
       parents.set(pid, /^PPid:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1]);
+      commands.set(pid, readFileSync(`/proc/${pid}/cmdline`, 'utf8'));
     } catch {
       // ended meanwhile
     }
   }
   const mine = (pid) => pid === String(process.pid) || (parents.has(pid) && mine(parents.get(pid)));
-  return [...parents.keys()].filter((pid) => mine(pid) && readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('--type=renderer')).map((pid) => [pid, anon(pid)]);
+  return [...commands.keys()].filter((pid) => commands.get(pid).includes('--type=renderer') && mine(pid));
 }

@@ -1,12 +1,13 @@
 // Peak memory of a renderer that loads a model and runs prompts, with no debugger attached: a debugger's network log keeps up to
 // 200 MB of what a page fetches in the renderer's own memory.
 import { spawn } from 'node:child_process';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { serve } from '../scripts/serve.mjs';
 import { root } from '../scripts/lib.mjs';
 import { chromiumPath } from '../tests/lib/browser.mjs';
+import { renderers, status } from './memory.mjs';
 
 const page = (options) => `<!doctype html><link rel="icon" href="data:,"><script type="module">
 const { MobileLLM } = await import('/pkg/index.js');
@@ -43,7 +44,7 @@ export async function peakMemory(folder, options) {
       }
       if (!path.startsWith('/said/')) return false;
       const what = path.slice('/said/'.length);
-      found[what] = status(profile, what === 'done' ? 'VmHWM' : 'VmRSS');
+      found[what] = Math.max(...renderers().map((pid) => status(pid, what === 'done' ? 'VmHWM' : 'VmRSS') ?? 0)) / 2 ** 20;
       response.writeHead(204).end();
       if (what === 'done' || what.startsWith('failed')) end(what);
       return true;
@@ -65,18 +66,4 @@ export async function peakMemory(folder, options) {
     server.close();
     rmSync(profile, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 });
   }
-}
-
-/** The largest of a profile's renderers, in MB. */
-function status(profile, field) {
-  const values = readdirSync('/proc').filter((name) => /^\d+$/.test(name)).map((pid) => {
-    try {
-      const command = readFileSync(`/proc/${pid}/cmdline`, 'utf8');
-      if (!command.includes('--type=renderer') || !command.includes(profile)) return 0;
-      return Number(new RegExp(`${field}:\\s+(\\d+)`).exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1]) / 1024;
-    } catch {
-      return 0; // ended meanwhile
-    }
-  });
-  return Math.max(...values);
 }

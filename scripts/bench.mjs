@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { measureLoads } from '../bench/load.mjs';
 import { made, synthesise } from '../bench/model.mjs';
 import { measureWarm } from '../bench/peers/warm.mjs';
-import { output, root } from './lib.mjs';
+import { output, root, show } from './lib.mjs';
 import { serve } from './serve.mjs';
 import { launch } from '../tests/lib/browser.mjs';
 
@@ -66,8 +66,7 @@ const loads = parts.includes('load') ? await measureLoads(folder, { devices: tie
 const peers = parts.includes('peers') && process.env.PEERBENCH ? await measureWarm(process.env.PEERBENCH) : [];
 
 console.log(`${cpus()[0]?.model} x ${cpus().length}, Chromium ${version}, ${output('git', ['describe', '--always', '--dirty'])}`);
-const show = (rows) => rows.length > 0 && console.table(rows.map((row) => Object.fromEntries(Object.entries(row).map(([k, v]) => [k, typeof v === 'number' ? Number(v.toPrecision(4)) : v]))));
-for (const table of [rows, loads, peers]) show(table);
+[rows, loads, peers].forEach(show);
 if (parts.includes('peers') && !process.env.PEERBENCH) console.log('Other runtimes were not measured: PEERBENCH names no folder.');
 appendFileSync(
   join(made, 'results.jsonl'),

@@ -1,8 +1,7 @@
-// This package as a runtime of a peer benchmark: one load, one greedy run from an empty cache. opts: { dtype, threads, cache, device }
+// This package as a runtime of a peer benchmark: one load, one greedy run from an empty cache. opts: of MobileLLM.load
 export async function load(baseUrl, opts) {
   const { MobileLLM } = await import(`${baseUrl}/mobilellm-web/index.js`);
-  const { dtype, threads, cache = 'none', device = 'cpu' } = opts;
-  const llm = await MobileLLM.load(`${baseUrl}/models/hf/`, { device, cache, dtype, threads });
+  const llm = await MobileLLM.load(`${baseUrl}/models/hf/`, { device: 'cpu', cache: 'none', ...opts });
   const greedy = (text, n, options) => llm.generate(text, { maxTokens: n, ignoreEos: true, temperature: 0, ...options });
   const run = async (text, n, onToken, options) => {
     const ids = [];

@@ -228,10 +228,8 @@ impl Store for IdbStore {
         Some(free.max(0.0) as u64)
     }
 
-    /// In a worker browsers only tell whether the page has asked; `navigator.storage.persist()` is the page's to call.
-    async fn persist(&self) -> bool {
-        let Some(manager) = storage_manager() else { return false };
-        let Ok(promise) = manager.persist().or_else(|_| manager.persisted()) else { return false };
+    async fn persisted(&self) -> bool {
+        let Some(Ok(promise)) = storage_manager().map(|manager| manager.persisted()) else { return false };
         JsFuture::from(promise).await.is_ok_and(|granted| granted.is_truthy())
     }
 

@@ -714,7 +714,7 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         }
     }
 
-    /// Records the model as complete, asks to keep it, and collects what no model uses any more.
+    /// Records the model as complete and collects what no model uses any more. True if the storage is spared from eviction.
     async fn finish(&self, fetched: bool) -> bool {
         if self.bypass.get() {
             return false;
@@ -725,7 +725,7 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         }
         self.record.borrow_mut().complete = true;
         self.put_record().await;
-        let persisted = self.store.persist().await;
+        let persisted = self.store.persisted().await;
         if fetched {
             let tidied = match self.store.delete_record(&next(&self.id)).await {
                 Ok(()) => collect(&self.store).await,

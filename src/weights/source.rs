@@ -114,8 +114,8 @@ pub trait Store {
     /// Free bytes of the storage quota, where that is known.
     async fn free(&self) -> Option<u64>;
 
-    /// Asks that the storage be spared from eviction; true if it is.
-    async fn persist(&self) -> bool;
+    /// Whether the storage is spared from eviction. To ask for that is the page's part.
+    async fn persisted(&self) -> bool;
 
     /// The outcome of a GPU's self-check, if it was kept. Where nothing is kept every load checks anew.
     async fn verdict(&self, _key: &str) -> Result<Option<String>> {
@@ -290,7 +290,7 @@ impl<B: Buffer> Store for NoStore<B> {
         None
     }
 
-    async fn persist(&self) -> bool {
+    async fn persisted(&self) -> bool {
         false
     }
 

@@ -355,7 +355,7 @@ impl Store for MemoryStore {
         self.0.free.get()
     }
 
-    async fn persist(&self) -> bool {
+    async fn persisted(&self) -> bool {
         true
     }
 

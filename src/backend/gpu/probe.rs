@@ -12,6 +12,7 @@ use super::{CHUNK, Gpu, Matrix};
 use crate::backend::cpu::naive::{self, Naive};
 use crate::backend::{Backend, Input, Precision, q8};
 use crate::config::Config;
+use crate::conformance::worst_row;
 use crate::error::Result;
 use crate::model::{Model, Parts};
 use crate::sampler::{Sampler, Sampling, argmax};
@@ -74,7 +75,7 @@ pub async fn probe(model: &mut Model<Gpu>) -> Result<Option<Failure>> {
     for Seen { check, id, position, logits } in seen {
         let expected = oracle.logits(id, position).await?;
         let got: Vec<f32> = some.iter().map(|&id| logits[id as usize]).collect();
-        let error = worst(&expected, &got);
+        let error = worst_row(&expected, &got, expected.len());
         if error.is_nan() || error > tolerance {
             let detail = format!("logits are off by {error:.1e} of the largest, {tolerance:.0e} is allowed");
             return Ok(Some(Failure { check, detail }));
@@ -204,12 +205,6 @@ impl Oracle {
         self.naive.submit()?;
         self.naive.read_logits().await
     }
-}
-
-fn worst(expected: &[f32], got: &[f32]) -> f32 {
-    let largest = expected.iter().fold(f32::MIN_POSITIVE, |max, v| max.max(v.abs()));
-    let off = expected.iter().zip(got).map(|(e, g)| (e - g).abs());
-    off.fold(0.0, |max: f32, v| if v.is_nan() || v > max { v } else { max }) / largest
 }
 
 impl Gpu {
