@@ -35,6 +35,7 @@ impl<B: Backend> Block<B> {
 }
 
 /// A model taken apart, for what looks inside.
+#[cfg(feature = "gpu")]
 pub(crate) struct Parts<'a, B: Backend> {
     pub config: &'a Config,
     pub backend: &'a mut B,
@@ -65,6 +66,7 @@ impl<B: Backend> Model<B> {
         &mut self.backend
     }
 
+    #[cfg(feature = "gpu")]
     pub(crate) fn parts(&mut self) -> Parts<'_, B> {
         Parts {
             config: &self.config,
