@@ -166,7 +166,7 @@ export function modelsPanel(models, store) {
     $('#model-info').replaceChildren(...(info ? facts(info).map(([k, v]) => h('div', {}, h('dt', {}, k), h('dd', {}, v))) : [h('p', { class: 'hint' }, 'No model is loaded.')]));
   }
   const facts = (/** @type {any} */ i) => /** @type {[string, string][]} */ ([
-    ['Model', models.source?.kind === 'demo' ? models.source.name : i.model],
+    ['Model', models.source?.kind === 'demo' || models.source?.kind === 'files' ? models.source.name : i.model],
     ['Size', `${parameters(i.parameters)} parameters, ${i.storedBlocks} blocks${i.executedLayers === i.storedBlocks ? '' : ` run as ${i.executedLayers} layers`}`],
     ['Runs on', `${i.device === 'webgpu' ? 'WebGPU' : 'CPU'}${i.adapter ? `: ${i.adapter}` : ''}${i.device === 'cpu' ? `, ${i.threads} thread${i.threads === 1 ? '' : 's'}` : ''}`],
     ['Why', i.reason],
@@ -236,7 +236,7 @@ export function modelsPanel(models, store) {
       const free = space ? (space.quota ?? 0) - (space.usage ?? 0) : NaN;
       const short = e.diskBytes > free;
       estimate.replaceChildren(h('dl', { class: 'facts-list' }, ...[
-        ['To download', e.downloadBytes ? bytes(e.downloadBytes) : 'nothing, it is stored'],
+        ['To download', e.downloadBytes ? bytes(e.downloadBytes) : `nothing, it is ${wanted.kind === 'files' ? 'on this device' : 'stored'}`],
         ['On disk', `${bytes(e.diskBytes)}, ${bytes(free)} free`],
         ['Memory', `${bytes(e.gpuBytes)} on the GPU, or ${bytes(e.cpuBytes)} on the CPU`],
       ].map(([k, v]) => h('div', {}, h('dt', {}, k), h('dd', {}, v)))), ...(short ? [h('p', { class: 'field-error' }, 'There is not enough free space to keep it: delete a stored model first.')] : []));

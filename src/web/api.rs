@@ -236,14 +236,15 @@ pub async fn estimate(#[wasm_bindgen(unchecked_param_type = "object")] request: 
     let config = engine::config(&checkpoint).await?;
     let context = engine::context_length(&config, request.context_length)? as u64;
     let sizes = checkpoint.sizes().await;
+    let remote = checkpoint.source().remote(); // else nothing is fetched or stored
     // An element of a cache: f16 or f32, by backend; q8: a byte, and a bf16 scale for 32 of them.
     let cached = context * (config.order().len() * config.kv_width()) as u64;
     let held = |bytes: f64| (config.parameters() as f64 * bytes) as u64;
     let q8 = 1.0 + 2.0 / crate::backend::q8::GROUP as f64;
     let each = if request.dtype == Precision::Q8 { q8 } else { 2.0 };
     to_js(&Estimate {
-        download_bytes: sizes.missing_bytes,
-        disk_bytes: if checkpoint.source().remote() { sizes.total_bytes } else { 0 },
+        download_bytes: if remote { sizes.missing_bytes } else { 0 },
+        disk_bytes: if remote { sizes.total_bytes } else { 0 },
         gpu_bytes: held(each) + cached * 6,
         cpu_bytes: held(each) + cached * 8,
         free_bytes: sizes.free_bytes,

@@ -1,18 +1,23 @@
 // The page's panel of models: the size before anything is downloaded, pause and resume, what is stored, another tab, delete.
 import assert from 'node:assert/strict';
+import { mkdtempSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { launch, serveTests } from '../lib/browser.mjs';
-import { checkpoint, isShard } from '../lib/checkpoint.mjs';
+import { checkpoint, isShard, sha256 } from '../lib/checkpoint.mjs';
 import { faults, Host } from '../lib/faults.mjs';
 
 const host = new Host();
-let browser, server, url, page;
+let browser, server, url, page, seen;
 
 before(async () => {
   ({ server, url } = await serveTests({ intercept: (request, response) => host.answer(request, response) || faults(request, response) }));
   host.put('small/', checkpoint({ seed: 1, shards: 12, megabytes: 3, manifest: true }));
   browser = await launch({ webgpu: 'none' });
-  page = await (await browser.newContext({ viewport: { width: 1100, height: 900 } })).newPage();
+  const context = await browser.newContext({ viewport: { width: 1100, height: 900 } });
+  seen = await hub(context, checkpoint({ seed: 2, shards: 3 }), 'hf_right');
+  page = await context.newPage();
   page.setDefaultTimeout(60_000);
   page.on('dialog', (dialog) => dialog.accept());
   await page.goto(url);
@@ -80,11 +85,12 @@ test('a stored model is loaded again from the list without the network, and dele
   await page.waitForSelector('#model-info:has-text("Demo assistant")');
   await page.waitForFunction(() => document.querySelector('#model-button').dataset.state === 'ready');
   // The old model is let go of a moment after the new one took its place.
-  for (let tries = 0; tries < 10 && /small/.test(await stored()); tries++) {
-    await row('small').getByRole('button', { name: /^Delete/ }).click();
-    await page.waitForTimeout(300);
-  }
-  assert.doesNotMatch(await stored(), /small/);
+  const deleted = () => {
+    const small = [...document.querySelectorAll('#stored li')].find((row) => row.innerText.includes('small'));
+    small?.querySelector('[aria-label^=Delete]').click();
+    return !small;
+  };
+  await page.waitForFunction(deleted, undefined, { polling: 300 });
 });
 
 test('what cannot be loaded says why and what to do', async () => {
@@ -93,4 +99,73 @@ test('what cannot be loaded says why and what to do', async () => {
   await page.click('#check-model');
   await page.waitForSelector('#estimate .error-box');
   assert.match(await page.innerText('#estimate'), /not found[\s\S]*Check the model's address/);
+});
+
+/** Answers as the hub does for repository org/gated, which needs the token; gives the requests that came. */
+async function hub(context, files, token) {
+  const seen = [];
+  const commit = 'c0ffee';
+  const json = (body) => ({ status: 200, contentType: 'application/json', body: JSON.stringify(body) });
+  const tree = [...files].map(([path, bytes]) => ({ type: 'file', path, size: bytes.length, oid: sha256(bytes).slice(0, 40), ...(isShard(path) && { lfs: { oid: sha256(bytes), size: bytes.length } }) }));
+  await context.route('https://huggingface.co/**', async (route) => {
+    const request = route.request();
+    const { pathname } = new URL(request.url());
+    const { authorization, range } = await request.allHeaders();
+    seen.push({ pathname, authorization });
+    const answer = () => {
+      if (pathname === `/api/models/org/gated/revision/main`) return json({ sha: commit });
+      if (pathname === `/api/models/org/gated/tree/${commit}`) return json(tree);
+      const bytes = files.get(pathname.replace(`/org/gated/resolve/${commit}/`, ''));
+      if (!bytes) return { status: 404, body: 'Entry not found' };
+      const asked = /^bytes=(\d+)-(\d*)$/.exec(range ?? '');
+      if (!asked) return { status: 200, body: bytes };
+      const last = Math.min(asked[2] ? Number(asked[2]) : Infinity, bytes.length - 1);
+      return { status: 206, body: bytes.subarray(Number(asked[1]), last + 1), headers: { 'Content-Range': `bytes ${asked[1]}-${last}/${bytes.length}` } };
+    };
+    const { headers, ...rest } = authorization === `Bearer ${token}` ? answer() : { status: 401, body: 'Access to model org/gated is restricted' };
+    await route.fulfill({ ...rest, headers: { 'Access-Control-Allow-Origin': '*', 'Access-Control-Expose-Headers': '*', ...headers } });
+  });
+  return seen;
+}
+
+test('a gated model of the hub: refused without a token, loaded with it', async () => {
+  await page.click('label[for=kind-hub]');
+  await page.fill('#model-hub', 'org/gated');
+  await page.click('#check-model');
+  await page.waitForSelector('#estimate .error-box');
+  assert.match(await page.innerText('#estimate'), /gated[\s\S]*token/);
+  await page.fill('#model-token', 'hf_right');
+  await page.click('#check-model');
+  await page.waitForSelector('#load-model:visible');
+  await page.click('#load-model');
+  await page.waitForSelector('#model-info:has-text("org/gated")');
+  await page.waitForFunction(() => /org\/gated\s+[\d.]+ MB · commit c0ffee/.test(document.querySelector('#stored').innerText));
+  assert.ok(seen.some(({ pathname, authorization }) => isShard(pathname) && authorization === 'Bearer hf_right'));
+});
+
+test("a folder of the user's own, chosen and dropped", async () => {
+  const place = mkdtempSync(join(tmpdir(), 'mobilellm-'));
+  try {
+    for (const [seed, name] of ['chosen', 'dropped'].entries()) {
+      mkdirSync(join(place, name));
+      for (const [file, bytes] of checkpoint({ seed: 3 + seed, shards: 2 })) writeFileSync(join(place, name, file), bytes);
+    }
+    await page.click('label[for=kind-files]');
+    await page.setInputFiles('#file-input', join(place, 'chosen'));
+    await page.waitForSelector('#load-model:visible');
+    assert.match(await page.innerText('#chosen-files'), /^chosen: 7 files$/);
+    assert.match(await page.innerText('#estimate'), /To download\s+nothing/);
+    await page.click('#load-model');
+    await page.waitForSelector('#model-info:has-text("chosen")');
+    const box = await page.locator('#drop').boundingBox();
+    const cdp = await page.context().newCDPSession(page);
+    const data = { items: [], files: [join(place, 'dropped')], dragOperationsMask: 1 };
+    for (const type of ['dragEnter', 'dragOver', 'drop']) await cdp.send('Input.dispatchDragEvent', { type, x: box.x + 20, y: box.y + 10, data });
+    await page.waitForFunction(() => /^dropped: 7 files$/.test(document.querySelector('#chosen-files').innerText));
+    await page.waitForSelector('#load-model:visible');
+    await page.click('#load-model');
+    await page.waitForSelector('#model-info:has-text("dropped")');
+  } finally {
+    rmSync(place, { recursive: true });
+  }
 });
