@@ -19,7 +19,7 @@ const stages = {
         'cargo',
         [
           'rustc', '--lib', '--profile', 'test', '--no-default-features', '--locked', '--target', 'wasm32-wasip1', '--target-dir', target,
-          '--message-format', 'json-render-diagnostics', '--', ...(features ? ['-C', `target-feature=${features}`] : []),
+          '--message-format', 'json-render-diagnostics', '--config', 'profile.dev.package."*".opt-level=0', '--', ...(features ? ['-C', `target-feature=${features}`] : []),
         ],
         { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28, stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, RUSTFLAGS: '-C target-feature=+simd128' } },
       );
