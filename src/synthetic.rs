@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn the_list_counts_every_parameter() {
-        for name in ["125m-immediate", "350m-block", "1.5b-block-untied", "wide-heads"] {
+        for name in ["125m-immediate", "350m-block", "1.5b-width-untied", "wide-heads"] {
             let config = Config::parse(&golden(name)["config"].to_string()).unwrap();
             let elements = tensors(&config).iter().map(|t| t.shape.iter().product::<usize>() as u64).sum::<u64>();
             assert_eq!(elements, config.parameters(), "{name}");

@@ -56,7 +56,7 @@ CASES = {
     "125m-plain": base_config(),
     "125m-immediate": base_config(layer_sharing=True),
     "350m-block": shape(960, 15, 5, 64, 2560, 1, vocab_size=333),
-    "1.5b-block-untied": shape(1600, 25, 5, 64, 4352, 1, **LLAMA),
+    "1.5b-width-untied": shape(1600, 25, 5, 64, 1088, 1, **LLAMA),
     "tiny-gqa": shape(64, 4, 2, 16, 96, 3, vocab_size=512, layer_sharing=True, layer_sharing_repeats=3),
     "tiny-mha": shape(64, 2, 2, 32, 96, 2),
     "repeat-all-over": shape(96, 3, 1, 32, 160, 2, layer_sharing="repeat-all-over"),
