@@ -1,9 +1,9 @@
 // Everything that `npm test` checks: the crate natively, its CPU lanes in wasm, the built package in Node and in Chromium. Words
 // after `--` choose stages: rust, wasm, node, browser.
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { join, relative } from 'node:path';
 import { filesUnder, root, run, target, TIERS } from './lib.mjs';
-import { addTarget } from './setup.mjs';
+import { addTarget, setup } from './setup.mjs';
 
 const stages = {
   rust() {
@@ -50,6 +50,9 @@ if (unknown.length > 0) {
   process.exit(1);
 }
 const wanted = chosen.length > 0 ? chosen : Object.keys(stages);
+setup();
+// Beside the build, whose linking keeps one core busy; what fails here is told by the stage.
+if (wanted.includes('rust')) spawn('cargo', ['test', '--no-run'], { cwd: root, stdio: 'ignore' }).unref();
 await import('./build.mjs');
 for (const stage of wanted) {
   console.log(`\n== ${stage}`);
