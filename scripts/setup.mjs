@@ -33,11 +33,7 @@ export function setup() {
   addTarget('wasm32-unknown-unknown');
   if (bindgen() === null) {
     // Not --locked: the tool's own lock file names crate versions that have been withdrawn from some registries.
-    // Little optimised: it runs for a second, and is compiled in half the time.
-    run('cargo', [
-      'install', 'wasm-bindgen-cli', '--version', bindgenVersion(), '--root', tools, '--bin', 'wasm-bindgen',
-      '--config', 'profile.release.opt-level=1',
-    ]);
+    run('cargo', ['install', 'wasm-bindgen-cli', '--version', bindgenVersion(), '--root', tools, '--bin', 'wasm-bindgen']);
   }
   const installed = join(root, 'node_modules', '.package-lock.json');
   const stale = () => statSync(join(root, 'package-lock.json')).mtimeMs > statSync(installed).mtimeMs;
