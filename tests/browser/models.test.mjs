@@ -16,7 +16,8 @@ before(async () => {
   host.put('small/', checkpoint({ seed: 1, shards: 12, megabytes: 3, manifest: true }));
   browser = await launch({ webgpu: 'none' });
   const context = await browser.newContext({ viewport: { width: 1100, height: 900 } });
-  seen = await hub(context, checkpoint({ seed: 2, shards: 3 }), 'hf_right');
+  host.put('gated/', checkpoint({ seed: 2, shards: 3 }));
+  seen = await hub(context, 'hf_right');
   page = await context.newPage();
   page.setDefaultTimeout(60_000);
   page.on('dialog', (dialog) => dialog.accept());
@@ -101,29 +102,23 @@ test('what cannot be loaded says why and what to do', async () => {
   assert.match(await page.innerText('#estimate'), /not found[\s\S]*Check the model's address/);
 });
 
-/** Answers as the hub does for repository org/gated, which needs the token; gives the requests that came. */
-async function hub(context, files, token) {
+/** Answers as the hub does for repository org/gated, which needs the token and whose files are the host's; gives the requests that came. */
+async function hub(context, token) {
   const seen = [];
-  const commit = 'c0ffee';
-  const json = (body) => ({ status: 200, contentType: 'application/json', body: JSON.stringify(body) });
-  const tree = [...files].map(([path, bytes]) => ({ type: 'file', path, size: bytes.length, oid: sha256(bytes).slice(0, 40), ...(isShard(path) && { lfs: { oid: sha256(bytes), size: bytes.length } }) }));
+  const [commit, files] = ['c0ffee', [...host.files].filter(([path]) => path.startsWith('gated/'))];
+  const tree = files.map(([path, bytes]) => ({
+    type: 'file', path: path.slice('gated/'.length), size: bytes.length, oid: sha256(bytes).slice(0, 40), ...(isShard(path) && { lfs: { oid: sha256(bytes), size: bytes.length } }),
+  }));
+  const api = { '/api/models/org/gated/revision/main': { sha: commit }, [`/api/models/org/gated/tree/${commit}`]: tree };
   await context.route('https://huggingface.co/**', async (route) => {
-    const request = route.request();
-    const { pathname } = new URL(request.url());
-    const { authorization, range } = await request.allHeaders();
+    const { pathname } = new URL(route.request().url());
+    const { authorization } = await route.request().allHeaders();
     seen.push({ pathname, authorization });
-    const answer = () => {
-      if (pathname === `/api/models/org/gated/revision/main`) return json({ sha: commit });
-      if (pathname === `/api/models/org/gated/tree/${commit}`) return json(tree);
-      const bytes = files.get(pathname.replace(`/org/gated/resolve/${commit}/`, ''));
-      if (!bytes) return { status: 404, body: 'Entry not found' };
-      const asked = /^bytes=(\d+)-(\d*)$/.exec(range ?? '');
-      if (!asked) return { status: 200, body: bytes };
-      const last = Math.min(asked[2] ? Number(asked[2]) : Infinity, bytes.length - 1);
-      return { status: 206, body: bytes.subarray(Number(asked[1]), last + 1), headers: { 'Content-Range': `bytes ${asked[1]}-${last}/${bytes.length}` } };
-    };
-    const { headers, ...rest } = authorization === `Bearer ${token}` ? answer() : { status: 401, body: 'Access to model org/gated is restricted' };
-    await route.fulfill({ ...rest, headers: { 'Access-Control-Allow-Origin': '*', 'Access-Control-Expose-Headers': '*', ...headers } });
+    const headers = { 'access-control-allow-origin': '*', 'access-control-expose-headers': '*' };
+    if (authorization !== `Bearer ${token}`) return route.fulfill({ status: 401, body: 'Access to model org/gated is restricted', headers });
+    if (api[pathname]) return route.fulfill({ json: api[pathname], headers });
+    const response = await route.fetch({ url: `${url}host/gated/${pathname.replace(`/org/gated/resolve/${commit}/`, '')}` });
+    await route.fulfill({ response, headers: { ...response.headers(), ...headers } });
   });
   return seen;
 }
