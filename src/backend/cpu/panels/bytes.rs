@@ -32,6 +32,19 @@ impl Group {
         });
         [a, b, c, d]
     }
+
+    #[inline(always)]
+    fn add_products(&self, x: &[[i16; 4]; GROUP / 4], sums: &mut Sums) {
+        let mut dots = [Dot::ZERO; ROWS / 4];
+        for (block, x) in self.blocks.iter().zip(x) {
+            for (words, dot) in block.iter().zip(&mut dots) {
+                dot.add(words, x);
+            }
+        }
+        for ((sum, dot), scale) in sums.iter_mut().zip(dots).zip(self.scales()) {
+            *sum = madd(dot.sums(), scale, *sum);
+        }
+    }
 }
 
 pub struct Weights {
@@ -77,20 +90,15 @@ impl Form for Weights {
         }
     }
 
-    fn dot(&self, panel: usize, x: &Inputs) -> Sums {
-        let mut sums = [F4::splat(0.0); ROWS / 4];
-        for (group, x) in self.panel(panel).iter().zip(x.integers.as_chunks::<{ GROUP / 4 }>().0) {
-            let mut dots = [Dot::ZERO; ROWS / 4];
-            for (block, x) in group.blocks.iter().zip(x) {
-                for (words, dot) in block.iter().zip(&mut dots) {
-                    dot.add(words, x);
-                }
-            }
-            for ((sum, dot), scale) in sums.iter_mut().zip(dots).zip(group.scales()) {
-                *sum = madd(dot.sums(), scale, *sum);
+    fn dot<const N: usize>(&self, panels: [usize; N], x: &Inputs) -> [Sums; N] {
+        let mut sums = [[F4::splat(0.0); ROWS / 4]; N];
+        let streams = panels.map(|panel| self.panel(panel));
+        for (i, x) in x.integers.as_chunks::<{ GROUP / 4 }>().0.iter().enumerate() {
+            for (stream, sums) in streams.iter().zip(&mut sums) {
+                stream[i].add_products(x, sums);
             }
         }
-        sums.map(|sum| sum.mul(F4::splat(x.step)))
+        sums.map(|sums| sums.map(|sum| sum.mul(F4::splat(x.step))))
     }
 
     fn fill(&self, panel: usize, columns: Range<usize>, tile: &mut Tile) {

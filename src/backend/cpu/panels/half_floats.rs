@@ -64,16 +64,19 @@ impl Form for Weights {
         }
     }
 
-    fn dot(&self, panel: usize, x: &Inputs) -> Sums {
-        let mut sums = [F4::splat(0.0); ROWS / 4];
-        for (block, pair) in self.panel(panel).iter().zip(x.rows.as_chunks::<2>().0) {
+    fn dot<const N: usize>(&self, panels: [usize; N], x: &Inputs) -> [Sums; N] {
+        let mut sums = [[F4::splat(0.0); ROWS / 4]; N];
+        let streams = panels.map(|panel| self.panel(panel));
+        for (i, pair) in x.rows.as_chunks::<2>().0.iter().enumerate() {
             let x = pair.map(F4::splat);
-            for (words, sum) in block.iter().zip(&mut sums) {
-                let [even, odd] = widen(words);
-                *sum = madd(odd, x[1], madd(even, x[0], *sum));
+            for (stream, sums) in streams.iter().zip(&mut sums) {
+                for (words, sum) in stream[i].iter().zip(sums) {
+                    let [even, odd] = widen(words);
+                    *sum = madd(odd, x[1], madd(even, x[0], *sum));
+                }
             }
         }
-        self.unscale(panel, sums)
+        std::array::from_fn(|i| self.unscale(panels[i], sums[i]))
     }
 
     fn fill(&self, panel: usize, columns: Range<usize>, tile: &mut Tile) {
