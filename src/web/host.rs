@@ -2,8 +2,9 @@
 
 use super::bytes::JsBytes;
 use crate::error::{Error, Result};
-use crate::weights::plan::Digest;
+use crate::weights::plan::{BLOCK, Digest};
 use crate::weights::{Bytes, Host};
+use futures_util::future::join_all;
 use js_sys::{Function, Promise, Uint8Array};
 use sha2::Digest as _;
 use wasm_bindgen::prelude::*;
@@ -37,6 +38,16 @@ impl Host for WebHost {
         let mut digest = [0; 32];
         Uint8Array::new(&JsFuture::from(promise).await.map_err(failed)?).copy_to(&mut digest);
         Ok(Digest(digest))
+    }
+
+    async fn sha256_of_blocks(&self, bytes: &JsBytes) -> Result<Digest> {
+        let blocks = (0..bytes.0.length()).step_by(BLOCK).map(|at| {
+            let end = bytes.0.length().min(at + BLOCK as u32);
+            JsBytes(bytes.0.subarray(at, end))
+        });
+        let digests = join_all(blocks.map(async |block| self.sha256(&block).await)).await;
+        let digests = digests.into_iter().collect::<Result<Vec<_>>>()?;
+        Ok(Digest::joined(&digests))
     }
 
     async fn sleep(&self, milliseconds: f64) {

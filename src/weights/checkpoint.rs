@@ -172,6 +172,9 @@ pub(super) struct Record {
     pub files: BTreeMap<String, Option<(String, u64)>>,
     /// SHA-256 of each piece, by key, as they were when the model was complete.
     pub digests: BTreeMap<String, Digest>,
+    /// [`Digest::of_blocks`] of each piece, by key: what a later reading of the stored piece is compared with.
+    #[serde(default)]
+    pub blocks: BTreeMap<String, Digest>,
     /// Every needed piece was stored and every whole-file hash was right.
     pub complete: bool,
     /// Milliseconds since 1970-01-01 UTC.
@@ -211,6 +214,16 @@ pub(super) struct Piece {
     /// Identity of the content: its hash, or else the version of the file that it is a range of.
     pub key: String,
     pub sha256: Option<Digest>,
+    /// [`Digest::of_blocks`], of one that was stored before.
+    pub blocks: Option<Digest>,
+}
+
+/// A piece's verified bytes.
+struct Arrived<'p, B> {
+    piece: &'p Piece,
+    bytes: B,
+    sha256: Digest,
+    blocks: Option<Digest>,
 }
 
 impl Piece {
@@ -246,7 +259,7 @@ pub(super) fn pieces(id: &str, plan: &Plan, wanted: &[bool]) -> Vec<Piece> {
                     format!("{id}|{}|{version}|{}|{start}-{end}", file.name, file.size)
                 }
             };
-            pieces.push(Piece { file: index, range, key, sha256 });
+            pieces.push(Piece { file: index, range, key, sha256, blocks: None });
         }
     }
     pieces
@@ -352,6 +365,7 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
                 plan,
                 files: BTreeMap::new(),
                 digests: BTreeMap::new(),
+                blocks: BTreeMap::new(),
                 complete: false,
                 last_used: host.wall_clock(),
             },
@@ -505,6 +519,7 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
             let mut record = self.record.borrow_mut();
             for piece in &mut pieces {
                 piece.sha256 = piece.sha256.or_else(|| record.digests.get(&piece.key).copied());
+                piece.blocks = record.blocks.get(&piece.key).copied();
             }
             record.complete &= record.wanted == wanted;
             record.wanted.clone_from(&wanted);
@@ -538,12 +553,13 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         let parallel = if plan.files.iter().all(|f| self.source.ranged(f)) { PARALLEL } else { 1 };
         let mut whole = WholeFile::default();
         let mut checks = Checks(plan.checks.iter().map(|_| sha2::Sha256::new()).collect());
-        let mut digests = BTreeMap::new();
+        let (mut digests, mut blocks) = (BTreeMap::new(), BTreeMap::new());
         let mut arriving =
             stream::iter(&pieces).map(|piece| self.piece(piece, &plan.files[piece.file], &progress)).buffered(parallel);
         while let Some(bytes) = arriving.next().await {
-            let (piece, bytes, sha256) = bytes?;
+            let Arrived { piece, bytes, sha256, blocks: of_blocks } = bytes?;
             digests.insert(piece.key.clone(), sha256);
+            blocks.extend(of_blocks.map(|digest| (piece.key.clone(), digest)));
             let file = &plan.files[piece.file];
             let sound = match whole.pass(piece, file, &bytes) {
                 Ok(()) => checks.pass(&plan, piece, &bytes),
@@ -578,7 +594,10 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         }
         drop(arriving);
         progress.emit("", true);
-        self.record.borrow_mut().digests = digests;
+        {
+            let mut record = self.record.borrow_mut();
+            (record.digests, record.blocks) = (digests, blocks);
+        }
         let persisted = self.finish(progress.downloaded() > 0).await;
         drop(download_lock);
         Ok(Some(Report {
@@ -614,15 +633,18 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         piece: &'p Piece,
         file: &FileMeta,
         progress: &Meter<'_, H>,
-    ) -> Result<(&'p Piece, H::Bytes, Digest)> {
+    ) -> Result<Arrived<'p, H::Bytes>> {
         let Range { start, end } = piece.range;
         let label = format!("bytes {start}-{end}");
-        let known = Some((piece.sha256, piece.len()));
-        if let Some((bytes, sha256)) = self.stored(&piece.key, known, &file.name, &label).await? {
+        if let Some((bytes, sha256)) = self.stored(&piece.key, Some(piece), &file.name, &label).await? {
+            let blocks = match piece.blocks {
+                None if self.options.verify == Verify::Always => Some(self.host.sha256_of_blocks(&bytes).await?),
+                known => known,
+            };
             progress.cached(piece.len());
             progress.passed(&[&progress.arrived, &progress.verified, &progress.stored]);
             progress.emit(&file.name, false);
-            return Ok((piece, bytes, sha256));
+            return Ok(Arrived { piece, bytes, sha256, blocks });
         }
         let mut attempt = 0;
         loop {
@@ -647,19 +669,20 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
                 }
                 _ => {
                     progress.passed(&[&progress.verified]);
+                    let blocks = if self.bypass.get() { None } else { Some(self.host.sha256_of_blocks(&bytes).await?) };
                     self.put(&piece.key, &bytes, got).await;
                     progress.passed(&[&progress.stored]);
-                    return Ok((piece, bytes, got));
+                    return Ok(Arrived { piece, bytes, sha256: got, blocks });
                 }
             }
         }
     }
 
-    /// A stored piece, if it is there and sound. `known`: hash (if known beforehand) and length that it must have.
+    /// A stored piece, if it is there and sound; `known`: what it must be.
     async fn stored(
         &self,
         key: &str,
-        known: Option<(Option<Digest>, u64)>,
+        known: Option<&Piece>,
         file: &str,
         label: &str,
     ) -> Result<Option<(H::Bytes, Digest)>> {
@@ -674,13 +697,14 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
                 return Ok(None);
             }
         };
-        let (expected, len) = match known {
-            Some((expected, len)) => (expected.unwrap_or(stored), len),
-            None => (stored, bytes.len() as u64),
+        let expected = known.and_then(|piece| piece.sha256).unwrap_or(stored);
+        let intact = async || match known.and_then(|piece| piece.blocks) {
+            Some(blocks) => Ok::<_, Error>(self.host.sha256_of_blocks(&bytes).await? == blocks),
+            None => Ok(self.host.sha256(&bytes).await? == expected),
         };
-        let sound = bytes.len() as u64 == len
+        let sound = known.is_none_or(|piece| piece.len() == bytes.len() as u64)
             && stored == expected
-            && (self.options.verify == Verify::First || self.host.sha256(&bytes).await? == expected);
+            && (self.options.verify == Verify::First || intact().await?);
         if sound {
             return Ok(Some((bytes, stored)));
         }

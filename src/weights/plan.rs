@@ -33,6 +33,17 @@ impl Digest {
         Self(sha2::Sha256::digest(bytes).into())
     }
 
+    /// [`Digest::of_blocks`] from the digests of the blocks.
+    pub fn joined(blocks: &[Digest]) -> Self {
+        Self::of(&blocks.iter().flat_map(|block| block.0).collect::<Vec<u8>>())
+    }
+
+    /// SHA-256 of the SHA-256, one behind the other, of each [`BLOCK`] (the last may be shorter). As good as that of all the bytes
+    /// to see whether they are still the same, and in browsers, which copy what they hash, twice as fast (bench/README.md).
+    pub fn of_blocks(bytes: &[u8]) -> Self {
+        Self::joined(&bytes.chunks(BLOCK).map(Self::of).collect::<Vec<_>>())
+    }
+
     pub fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; 32];
         if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -44,6 +55,9 @@ impl Digest {
         Some(Self(bytes))
     }
 }
+
+/// Bytes of a block of [`Digest::of_blocks`].
+pub const BLOCK: usize = 1 << 19;
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {

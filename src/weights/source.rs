@@ -13,6 +13,9 @@ pub trait Host {
 
     async fn sha256(&self, bytes: &Self::Bytes) -> Result<Digest>;
 
+    /// [`Digest::of_blocks`].
+    async fn sha256_of_blocks(&self, bytes: &Self::Bytes) -> Result<Digest>;
+
     async fn sleep(&self, milliseconds: f64);
 
     /// Milliseconds since some fixed moment.
@@ -154,6 +157,10 @@ impl Host for NativeHost {
 
     async fn sha256(&self, bytes: &Vec<u8>) -> Result<Digest> {
         Ok(Digest::of(bytes))
+    }
+
+    async fn sha256_of_blocks(&self, bytes: &Vec<u8>) -> Result<Digest> {
+        Ok(Digest::of_blocks(bytes))
     }
 
     async fn sleep(&self, milliseconds: f64) {

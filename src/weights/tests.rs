@@ -1,6 +1,6 @@
 //! The policy against servers and stores that fail. Pieces are small here ([`PIECE`]), time is virtual.
 
-use super::checkpoint::{Checkpoint, Event, Options, Phase, Progress, Report};
+use super::checkpoint::{Checkpoint, Event, Options, Phase, Progress, Record, Report};
 use super::http::{HttpSource, Request};
 use super::models;
 use super::plan::{Digest, FileMeta, PIECE, Plan, TensorPlan};
@@ -420,6 +420,28 @@ fn a_piece_swapped_in_the_store_is_caught() {
         piece.1 = Digest::of(&piece.0);
     }
     assert_eq!(world.load(Layout::Single).unwrap().0, tensors);
+    assert_eq!(world.saw(|e| matches!(e, Event::Repaired { .. })), 1);
+}
+
+/// A record of before there were digests of blocks: every piece is compared with its whole hash, and the record gains them.
+#[test]
+fn digests_of_blocks_are_added_to_a_record_and_then_used() {
+    let (world, _, tensors) = World::with(Layout::Single, 3, 30_000);
+    world.load(Layout::Single).unwrap();
+    let key = world.store.0.records.borrow().keys().next().unwrap().clone();
+    let record = || Record::parse(&world.store.0.records.borrow()[&key]).unwrap();
+    let put = |record: &Record| drop(world.store.0.records.borrow_mut().insert(key.clone(), record.to_text().unwrap()));
+    let complete = record();
+    assert_eq!((complete.digests.len() > 2, complete.blocks.len()), (true, complete.digests.len()));
+    put(&Record { blocks: BTreeMap::new(), ..complete.clone() });
+    assert_eq!(world.load(Layout::Single).unwrap().1.downloaded_bytes, 0);
+    assert_eq!(record().blocks, complete.blocks);
+
+    let mut wrong = complete.clone();
+    *wrong.blocks.values_mut().next().unwrap() = Digest::of(b"something else");
+    put(&wrong);
+    let (got, report) = world.load(Layout::Single).unwrap();
+    assert_eq!((got == tensors, report.downloaded_bytes), (true, PIECE));
     assert_eq!(world.saw(|e| matches!(e, Event::Repaired { .. })), 1);
 }
 

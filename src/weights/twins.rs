@@ -60,6 +60,11 @@ impl Host for Clock {
         Ok(Digest::of(bytes))
     }
 
+    async fn sha256_of_blocks(&self, bytes: &Vec<u8>) -> Result<Digest> {
+        self.sleep(0.1).await;
+        Ok(Digest::of_blocks(bytes))
+    }
+
     async fn sleep(&self, milliseconds: f64) {
         struct Timer(Rc<ClockState>, u64);
         impl Drop for Timer {
