@@ -232,9 +232,14 @@ async function generate({ session, input, options }: Calls['generate'][0], id: n
     text = upTo;
     if (chunk.text || chunk.tokenIds.length > 0) post({ id, chunk });
   };
+  const giveBack = (error: unknown) => {
+    // The next call on the session begins anew; other sessions are as they were.
+    if (toWire(error).code === 'gpu-out-of-memory') handlers.closeSession({ session }, id);
+    throw error;
+  };
   for (;;) {
     const stop = closing || stopped === id;
-    const event = (stop ? engine.interrupt() : await surviving(() => engine.next())) as Event;
+    const event = (stop ? engine.interrupt() : await surviving(() => engine.next()).catch(giveBack)) as Event;
     if (event.type !== 'prefill') raw += event.text;
     if (event.type === 'token') {
       tokenIds.push(event.tokenId);

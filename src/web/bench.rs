@@ -116,7 +116,9 @@ impl GpuBench {
         let device = Device::open(&options).await?;
         let device_ms = ms(start);
         let start = Instant::now();
-        let mut loader = Loader::new(config.clone(), Gpu::new(&device, &config, precision)?);
+        let mut gpu = Gpu::new(&device, &config, precision)?;
+        gpu.prepare();
+        let mut loader = Loader::new(config.clone(), gpu);
         loader.begin(&list)?;
         for (tensor, pieces) in bytes.into_iter().enumerate() {
             let mut offset = 0;
@@ -127,7 +129,7 @@ impl GpuBench {
         }
         let mut model = loader.finish()?;
         let upload_ms = ms(start);
-        model.backend().ready().await;
+        model.backend().ready().await?;
         let compiled_ms = ms(start);
         let order = config.order().len() as u64;
         let table = (config.vocab_size * config.hidden_size) as u64;

@@ -2,7 +2,9 @@
 
 use super::kernels::{Alter, Variant};
 use crate::error::{Error, Result};
-use std::cell::Cell;
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
@@ -30,8 +32,17 @@ pub struct Device {
     variant: Variant,
     alter: Option<Alter>,
     allocated: Rc<Cell<u64>>,
+    /// Buffers of which is not known yet whether the device has them.
+    asked: Rc<RefCell<Vec<Asked>>>,
     /// The first error that no call returned, and the loss of the device.
     fate: Arc<Mutex<Fate>>,
+}
+
+/// What and how many bytes were asked for, and what the error scope around it will say.
+struct Asked {
+    what: String,
+    bytes: u64,
+    error: LocalBoxFuture<'static, Option<wgpu::Error>>,
 }
 
 #[derive(Default)]
@@ -97,6 +108,7 @@ impl Device {
             max_table_binding: max_binding.min(options.max_table_binding.unwrap_or(u64::MAX)),
             adapter: adapter.get_info(),
             allocated: Rc::default(),
+            asked: Rc::default(),
             device,
             queue,
             fate,
@@ -164,6 +176,21 @@ impl Device {
         }
     }
 
+    /// Waits until it is known whether the device has every buffer that was asked for. A failure is told once: nothing but
+    /// that buffer is lost by it.
+    ///
+    /// # Errors
+    /// [`Error::GpuOutOfMemory`] names the first buffer that it has not, and its bytes.
+    pub(super) async fn settle(&self) -> Result<()> {
+        let mut missing = None;
+        for Asked { what, bytes, error } in self.asked.take() {
+            if error.await.is_some() {
+                missing.get_or_insert((what, bytes));
+            }
+        }
+        missing.map_or(Ok(()), |(what, bytes)| Err(Error::GpuOutOfMemory { what, bytes }))
+    }
+
     /// Forgets an error that no call returned: it was the doing of kernels that are given up.
     pub fn forgive(&self) {
         if let Ok(mut fate) = self.fate.lock() {
@@ -190,12 +217,15 @@ impl Device {
 
     fn allocate(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> Result<Buffer> {
         self.check()?;
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
             size,
             usage,
             mapped_at_creation: false,
         });
+        let asked = Asked { what: label.into(), bytes: size, error: scope.pop().boxed_local() };
+        self.asked.borrow_mut().push(asked);
         self.allocated.set(self.allocated.get() + size);
         Ok(Buffer(Rc::new(Owned { buffer, allocated: self.allocated.clone() })))
     }

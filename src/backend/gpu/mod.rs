@@ -195,7 +195,7 @@ impl Gpu {
         }
         let floats = |label, width: usize| device.buffer(label, (MAX_ROWS * width * 4) as u64, Usage::STORAGE);
         let vocab = config.vocab_size as u64 * 4;
-        let mut gpu = Gpu {
+        Ok(Gpu {
             kernels: Kernels::new(device.device.clone(), device.variant(), precision, device.alter()),
             precision,
             pace: Pace::default(),
@@ -228,21 +228,23 @@ impl Gpu {
             spare: Vec::new(),
             device: device.clone(),
             config: config.clone(),
-        };
-        gpu.compile();
-        Ok(gpu)
+        })
     }
 
-    /// Starts to compile what answers need.
-    fn compile(&mut self) {
+    /// Starts to compile what answers need, while weights are loaded; else each kernel is compiled at its first use.
+    pub fn prepare(&mut self) {
         let table = self.spans(Role::Embedding, self.config.vocab_size, self.config.hidden_size);
         let programs = self.programs().all(&table);
         self.kernels.start(programs);
     }
 
-    /// Waits until everything that answers need is compiled.
-    pub async fn ready(&mut self) {
+    /// Waits until what was loaded is there and everything that answers need is compiled.
+    ///
+    /// # Errors
+    /// [`Error::GpuOutOfMemory`].
+    pub async fn ready(&mut self) -> Result<()> {
         self.kernels.ready().await;
+        self.device.settle().await
     }
 
     /// Goes on with kernels written another way; what is loaded stays.
@@ -252,7 +254,7 @@ impl Gpu {
     pub fn set_variant(&mut self, variant: Variant) -> Result<()> {
         self.flush()?;
         self.kernels = Kernels::new(self.device.device.clone(), variant, self.precision, self.device.alter());
-        self.compile();
+        self.prepare();
         Ok(())
     }
 
@@ -367,6 +369,7 @@ impl Gpu {
         #[cfg(not(target_arch = "wasm32"))]
         let _ = self.device.device.poll(wgpu::PollType::wait_indefinitely());
         let mapped = read.arrived.await;
+        self.device.settle().await?;
         self.device.check()?;
         let failed = |e: &dyn std::fmt::Display| Error::Gpu { problem: format!("reading back: {e}") };
         mapped.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
@@ -576,6 +579,7 @@ impl Backend for Gpu {
                 let _ = done.await;
             }
         }
+        self.device.settle().await?;
         self.device.check()
     }
 
