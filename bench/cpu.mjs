@@ -1,6 +1,6 @@
 // Speed of the CPU tier: 125M shape with random weights, f16 and q8, one thread and more, in Chromium and in Node; decode beside
 // the speed at which the same bytes can merely be read; peak memory (Chromium: the renderer; Node: the process).
-//   node bench/cpu.mjs [chromium|node] [f16|q8] [1|2|..] [base|ls] [--reps 3]     what is not named: chromium, both, 1 and 2, base
+//   npm run bench -- --cpu [chromium|node] [f16|q8] [1|2|..] [base|ls] [--reps 3]     what is not named: both, both, 1 and 2, base
 import { execFileSync } from 'node:child_process';
 import { appendFileSync } from 'node:fs';
 import { cpus } from 'node:os';
@@ -26,7 +26,7 @@ const named = (names, fallback) => {
   const some = words.filter((word) => names.test(word));
   return some.length > 0 ? some : fallback;
 };
-const places = named(/^(chromium|node)$/, ['chromium']);
+const places = named(/^(chromium|node)$/, ['chromium', 'node']);
 const dtypes = named(/^(f16|q8)$/, ['f16', 'q8']);
 const threads = named(/^\d+$/, ['1', '2']).map(Number);
 const models = named(/^(base|ls)$/, ['base']);

@@ -1,25 +1,28 @@
 // The WebGPU backend alone: opens bench/gpu.html in Chromium on the machine's own GPU and prints what it measures.
-//   npm run bench:gpu [-- --software | --serve] [-- SHAPE ...]     --serve: only print the address, to open it by hand
-//   PEERBENCH=FOLDER npm run bench:gpu -- --peers [CASE ...]         next to other runtimes, in one page: bench/peers/webgpu.js
+//   npm run bench -- --gpu [--software | --serve] [SHAPE ...]       --serve: only print the address, to open it by hand
+//   npm run bench -- --gpu --frames [--software]                    a page's own frames while a model answers: bench/frames.html
+//   PEERBENCH=FOLDER npm run bench -- --gpu --peers [CASE ...]       next to other runtimes, in one page: bench/peers/webgpu.js
 //   --f16: with shader-f16 where Chromium keeps it from an NVIDIA GPU (wllama does not run without)
 import { join } from 'node:path';
 import { root, show } from '../scripts/lib.mjs';
 import { serve } from '../scripts/serve.mjs';
 import { launch } from '../tests/lib/browser.mjs';
 
-const words = process.argv.slice(2).filter((word) => word !== '--');
+const words = process.argv.slice(2);
 const shapes = words.filter((word) => !word.startsWith('--'));
 const software = words.includes('--software');
+const frames = words.includes('--frames');
+const unknown = words.filter((word) => word.startsWith('--') && !['--software', '--serve', '--frames', '--peers', '--f16', '--q8', '--plain'].includes(word));
+if (unknown.length > 0) throw new Error(`unknown: ${unknown.join(' ')}`);
 const peers = words.includes('--peers') && process.env.PEERBENCH;
 if (words.includes('--peers') && !peers) throw new Error('PEERBENCH must name the folder that the peer benchmark set up');
 
-await import('../scripts/build.mjs');
 const rows = [];
 let end;
 const ended = new Promise((resolve) => (end = resolve));
 const { server, url } = await serve(
   {
-    '/': join(root, 'bench'), '/wasm/': join(root, 'target/bindgen/simd128'), '/mobilellm-web/': join(root, 'pkg'),
+    '/': join(root, 'bench'), '/wasm/': join(root, 'target/bindgen/simd128'), '/mobilellm-web/': join(root, 'pkg'), '/model/': join(root, 'www/models/demo'),
     ...(peers && { '/js/': join(peers, 'js/node_modules'), '/models/': join(peers, 'models'), '/ref/': join(peers, 'ref') }),
   },
   {
@@ -36,7 +39,7 @@ const { server, url } = await serve(
     },
   },
 );
-const path = peers ? 'peers/webgpu.html' : 'gpu.html';
+const path = frames ? 'frames.html' : peers ? 'peers/webgpu.html' : 'gpu.html';
 if (words.includes('--serve')) {
   console.log(`The benchmark is at ${url}${path}`);
 } else {
@@ -45,7 +48,10 @@ if (words.includes('--serve')) {
     args: words.includes('--f16') ? ['--enable-dawn-features=vulkan_enable_f16_on_nvidia'] : [],
   });
   const chosen = shapes.join(',') || (software && !peers && 'demo model');
-  const query = new URLSearchParams({ post: '', ...(software && { quick: '' }), ...(chosen && { [peers ? 'cases' : 'shapes']: chosen }) });
+  const query = new URLSearchParams({
+    post: '', ...(software && { quick: '', tokens: '12' }), ...(chosen && { [peers ? 'cases' : 'shapes']: chosen }),
+    ...(words.includes('--q8') && { q8: '' }), ...(words.includes('--plain') && { plain: '' }),
+  });
   const page = await browser.newPage();
   await page.goto(`${url}${path}?${query}`);
   const result = await ended;

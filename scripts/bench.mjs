@@ -2,28 +2,36 @@
 // MobileLLM-125M with seeded random weights; then cold and warm loads of the latter (bench/load.mjs) and, where PEERBENCH names the
 // folder that the peer benchmark filled, warm loads next to other runtimes. Prints tables and appends a record to
 // target/bench/results.jsonl.
-//   npm run bench [-- words]     words choose models (demo, 125m), tiers (cpu, webgpu) and parts (speed, load, peers); --gpu: the
-//                                machine's own GPU instead of WebGPU in software
+//   npm run bench [-- words]         words choose models (demo, 125m), tiers (cpu, webgpu) and parts (speed, load, peers);
+//                                    --own: the machine's own GPU instead of WebGPU in software
+//   npm run bench -- --cpu [...]     the CPU tier alone, in Chromium and in Node: bench/cpu.mjs
+//   npm run bench -- --gpu [...]     the WebGPU backend alone, in one page: bench/gpu.mjs
 import { appendFileSync, mkdirSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { measureLoads } from '../bench/load.mjs';
 import { made, synthesise } from '../bench/model.mjs';
 import { measureWarm } from '../bench/peers/warm.mjs';
-import { output, root, show } from './lib.mjs';
+import { output, root, run, show } from './lib.mjs';
 import { serve } from './serve.mjs';
 import { launch } from '../tests/lib/browser.mjs';
 
-const words = process.argv.slice(2);
+const words = process.argv.slice(2).filter((word) => word !== '--');
+await import('./build.mjs');
+for (const tier of ['cpu', 'gpu']) {
+  if (words[0] === `--${tier}`) {
+    run(process.execPath, [join(root, `bench/${tier}.mjs`), ...words.slice(1)]);
+    process.exit();
+  }
+}
 const chosen = (names) => (names.some((name) => words.includes(name)) ? names.filter((name) => words.includes(name)) : names);
-const ownGpu = words.includes('--gpu');
-const unknown = words.filter((word) => !['demo', '125m', 'cpu', 'webgpu', 'speed', 'load', 'peers', '--gpu', '--'].includes(word));
+const ownGpu = words.includes('--own');
+const unknown = words.filter((word) => !['demo', '125m', 'cpu', 'webgpu', 'speed', 'load', 'peers', '--own'].includes(word));
 if (unknown.length > 0) {
   console.error(`unknown: ${unknown.join(' ')}`);
   process.exit(1);
 }
 
-await import('./build.mjs');
 const parts = chosen(['speed', 'load', 'peers']);
 const models = { demo: '/models/demo/', '125m': '/bench/125m/' };
 mkdirSync(made, { recursive: true });

@@ -471,7 +471,7 @@ impl Loaded<Gpu> {
         };
         if passed != self.model.backend().variant() {
             self.model.backend().set_variant(passed)?;
-            self.model.backend().ready().await?;
+            self.model.backend().ready().await;
         }
         info.reason.push_str(if known { " and passed its self-check before" } else { " and passed its self-check" });
         if !verdict.failures.is_empty() {
@@ -487,7 +487,7 @@ impl Loaded<Gpu> {
         for variant in device.variant().simpler() {
             if variant != self.model.backend().variant() {
                 self.model.backend().set_variant(variant)?;
-                self.model.backend().ready().await?;
+                self.model.backend().ready().await;
             }
             let found = match probe(&mut self.model).await {
                 Ok(None) => return Ok(Verdict { passed: Some(variant), failures }),
@@ -707,10 +707,13 @@ impl Engine {
         if let Some(milliseconds) = options.gpu_budget_ms {
             gpu.set_budget(milliseconds);
         }
-        let (mut loaded, report) = Loaded::load(checkpoint, config.clone(), gpu, text.clone()).await?;
+        let loaded = Loaded::load(checkpoint, config.clone(), gpu, text.clone()).await;
+        // A buffer that the device has not makes what follows fail too: it is the reason to give.
+        device.settle().await?;
+        let (mut loaded, report) = loaded?;
         info.storage = report;
         info.reason = "WebGPU is available".into();
-        loaded.model.backend().ready().await?;
+        loaded.model.backend().ready().await;
         device.check()?;
         checkpoint.enter(Phase::SelfCheck);
         loaded.check(&device, checkpoint.store(), checkpoint.id(), &options.self_check, info).await?;

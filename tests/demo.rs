@@ -202,6 +202,33 @@ fn all_api_calls() {
     api_calls(1561);
 }
 
+/// Perplexity of the demo model over the first `count` dialogues, PyTorch's answers included, in f16 and in 8 bits.
+fn perplexities(count: usize) -> [f64; 2] {
+    let (calls_file, expected_file) = (fixture("test-api-calls.jsonl"), fixture("expected-greedy.jsonl"));
+    [Precision::F16, Precision::Q8].map(|precision| {
+        let mut engine = open_with(DeviceChoice::Cpu, precision, 2).0;
+        let (mut sum, mut tokens) = (0.0, 0);
+        for (case, expected) in calls_file.lines().zip(expected_file.lines()).take(count) {
+            let case: Value = serde_json::from_str(case).unwrap();
+            let expected: Value = serde_json::from_str(expected).unwrap();
+            let prompt = encode(&engine, case["messages"].as_array().unwrap());
+            let score = &block_on(engine.score(&[([prompt, ids(&expected["greedy_ids"])].concat(), 1)])).unwrap()[0];
+            sum += score.logprob;
+            tokens += score.tokens.len();
+        }
+        (-sum / tokens as f64).exp()
+    })
+}
+
+/// `npm run evaluate`.
+#[test]
+#[ignore = "minutes: npm run evaluate"]
+fn eight_bits_keep_the_perplexity() {
+    let [f16, q8] = perplexities(400);
+    println!("perplexity over 400 dialogues: {f16:.4} in f16, {q8:.4} in 8 bits");
+    assert!((q8 / f16 - 1.0).abs() < 0.01);
+}
+
 /// 8-bit weights against f16 along PyTorch's answers: how often the best id is the same, and how far logits are off.
 #[test]
 fn eight_bits_choose_the_same_ids() {

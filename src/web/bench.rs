@@ -129,7 +129,7 @@ impl GpuBench {
         }
         let mut model = loader.finish()?;
         let upload_ms = ms(start);
-        model.backend().ready().await?;
+        model.backend().ready().await;
         let compiled_ms = ms(start);
         let order = config.order().len() as u64;
         let table = (config.vocab_size * config.hidden_size) as u64;

@@ -32,6 +32,16 @@ const SABOTAGE = `;{
   new BroadcastChannel('lose').onmessage = () => devices.forEach((device) => device.destroy());
 }`;
 
+/** Has the device asked for a gigabyte in place of the first buffer of that label: more than it has. */
+const greedy = (label) => `;{
+  const create = GPUDevice.prototype.createBuffer;
+  let left = 1;
+  GPUDevice.prototype.createBuffer = function (descriptor) {
+    const huge = descriptor.label === ${JSON.stringify(label)} && left-- > 0;
+    return create.call(this, huge ? { ...descriptor, size: 2 ** 30 } : descriptor);
+  };
+}`;
+
 async function sabotaged(more = '') {
   const page = await session.browser.newPage();
   await page.route('**/worker.js', async (route) => {
@@ -148,5 +158,35 @@ test('a crash of the GPU process, and a page that was frozen', async () => {
   });
   assert.deepEqual(ids, references[1].ids.slice(0, 8));
   assert.deepEqual(events.slice(0, 1), ['devicelost']);
+  await page.close();
+});
+
+// SwiftShader has no gigabyte in one piece; a real GPU has.
+const software = process.env.WEBGPU !== 'own';
+
+test('no memory for weights: a typed error that names them', { skip: software ? false : 'a real GPU has that memory' }, async () => {
+  const page = await sabotaged(greedy('weights'));
+  const error = await page.evaluate(() => rejection(MobileLLM.load('/models/demo/', { device: 'webgpu', selfCheck: false })));
+  assert.equal(error.code, 'gpu-out-of-memory');
+  assert.match(error.message, /weights needs \d+ bytes/);
+  await page.close();
+});
+
+test('no memory for a session: a typed error, and other sessions go on', { skip: software ? false : 'a real GPU has that memory' }, async () => {
+  const page = await sabotaged(greedy('keys'));
+  await page.evaluate(loadWith);
+  const { error, ids } = await page.evaluate(async () => {
+    const { llm } = await loaded();
+    const chat = await llm.session();
+    const error = await rejection(chat.send('hi', { maxTokens: 3 }).result);
+    // The same session begins anew: now there is memory.
+    const again = (await chat.send('hi', { maxTokens: 3 }).result).tokenIds;
+    const other = (await (await llm.session()).send('hi', { maxTokens: 3 }).result).tokenIds;
+    await llm.close();
+    return { error, ids: [again, other] };
+  });
+  assert.equal(error.code, 'gpu-out-of-memory');
+  assert.match(error.message, /keys needs \d+ bytes/);
+  assert.deepEqual(ids, [references[1].ids.slice(0, 3), references[1].ids.slice(0, 3)]);
   await page.close();
 });

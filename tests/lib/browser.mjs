@@ -26,22 +26,30 @@ export function chromiumPath() {
   return found;
 }
 
-/** WebGPU by SwiftShader, on any machine; by the machine's GPU; or none at all. */
+/** WebGPU by SwiftShader, on any machine; by the machine's GPU (in tests: WEBGPU=own); or none at all. */
 const GPU_FLAGS = {
   software: ['--disable-gpu', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'],
-  own: ['--enable-unsafe-webgpu', '--enable-features=Vulkan', '--use-angle=vulkan'],
+  own: [
+    '--enable-unsafe-webgpu',
+    ...(process.platform === 'linux'
+      ? ['--enable-features=Vulkan,WebGPUDeveloperFeatures', '--use-angle=vulkan', '--use-vulkan=native', '--disable-vulkan-surface', '--ignore-gpu-blocklist']
+      : []),
+  ],
   none: ['--disable-gpu', '--disable-features=WebGPU,WebGPUService', '--disable-blink-features=WebGPU'],
 };
 
-const launchOptions = ({ webgpu, args = [], ...options }) => ({
-  executablePath: chromiumPath(),
-  headless: true,
-  args: [
-    '--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking',
-    '--disable-component-update', '--disable-sync', ...GPU_FLAGS[webgpu], ...args,
-  ],
-  ...options,
-});
+const launchOptions = ({ webgpu: wanted, args = [], ...options }) => {
+  const webgpu = wanted === 'software' && process.env.WEBGPU === 'own' ? 'own' : wanted;
+  return {
+    executablePath: chromiumPath(),
+    headless: true,
+    args: [
+      '--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking',
+      '--disable-component-update', '--disable-sync', ...GPU_FLAGS[webgpu], ...args,
+    ],
+    ...options,
+  };
+};
 
 /** Starts Chromium; `webgpu`: 'software', 'own' or 'none'. */
 export const launch = (options) => chromium.launch(launchOptions(options));

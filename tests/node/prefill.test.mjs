@@ -6,8 +6,9 @@ import { test } from 'node:test';
 import { MobileLLM } from '../../pkg/index.js';
 import { root } from '../../scripts/lib.mjs';
 
-test('an abort acts within a chunk of the prompt, one thread', async () => {
-  const llm = await MobileLLM.load(join(root, 'www/models/demo'), { device: 'cpu', threads: 1 });
+for (const threads of [1, 2]) test(`an abort acts within a chunk of the prompt, threads: ${threads}`, async () => {
+  const llm = await MobileLLM.load(join(root, 'www/models/demo'), { device: 'cpu', threads });
+  assert.equal(llm.info.threads, threads);
   // Begins differently each time, so that no cache helps.
   const prompt = (i) => `${i} ${'Remind me to water the plants. '.repeat(130)}`;
   const read = async (i, signal) => {

@@ -181,7 +181,7 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::GpuOutOfMemory`] names the first buffer that it has not, and its bytes.
-    pub(super) async fn settle(&self) -> Result<()> {
+    pub async fn settle(&self) -> Result<()> {
         let mut missing = None;
         for Asked { what, bytes, error } in self.asked.take() {
             if error.await.is_some() {

@@ -238,13 +238,9 @@ impl Gpu {
         self.kernels.start(programs);
     }
 
-    /// Waits until what was loaded is there and everything that answers need is compiled.
-    ///
-    /// # Errors
-    /// [`Error::GpuOutOfMemory`].
-    pub async fn ready(&mut self) -> Result<()> {
+    /// Waits until everything that answers need is compiled.
+    pub async fn ready(&mut self) {
         self.kernels.ready().await;
-        self.device.settle().await
     }
 
     /// Goes on with kernels written another way; what is loaded stays.

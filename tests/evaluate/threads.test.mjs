@@ -1,0 +1,53 @@
+// A CPU thread that ends: the answer under way fails with a typed error, and the model can be loaded again.
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { open } from '../lib/browser.mjs';
+import { references } from '../lib/reference.mjs';
+
+let session;
+before(async () => {
+  session = await open({ webgpu: 'none' });
+});
+after(() => session?.end());
+
+/** Lets the page end every thread that the worker started, by a message on the channel `end`. */
+const SABOTAGE = `;{
+  const threads = [];
+  const Real = Worker;
+  globalThis.Worker = class extends Real {
+    constructor(...args) {
+      super(...args);
+      threads.push(this);
+    }
+  };
+  new BroadcastChannel('end').onmessage = () => threads.forEach((thread) => thread.terminate());
+}`;
+
+test('a thread that ends without a word is told within half a minute', async () => {
+  const { page } = session;
+  await page.route('**/worker.js', async (route) => {
+    const response = await route.fetch();
+    await route.fulfill({ response, body: (await response.text()) + SABOTAGE });
+  });
+  const { threads, error, ms, ids } = await page.evaluate(async () => {
+    const llm = await MobileLLM.load('/models/demo/', { device: 'cpu', threads: 2 });
+    const { threads } = llm.info;
+    const run = (await llm.session()).send('hi');
+    for await (const _ of run) break;
+    new BroadcastChannel('end').postMessage(null);
+    const start = performance.now();
+    const error = await rejection((await llm.session()).send('hi').result);
+    const ms = performance.now() - start;
+    await llm.close();
+    const again = await MobileLLM.load('/models/demo/', { device: 'cpu', threads: 2 });
+    const ids = (await (await again.session()).send('hi').result).tokenIds;
+    await again.close();
+    return { threads, error, ms, ids };
+  });
+  assert.equal(threads, 2);
+  assert.equal(error.code, 'cpu-threads');
+  assert.match(error.message, /thread/);
+  assert.ok(error.remedy.length > 0);
+  assert.ok(ms < 30_000, `${ms} ms`);
+  assert.deepEqual(ids, references[1].ids);
+});
