@@ -1,6 +1,7 @@
 // Speed of the CPU tier: 125M shape with random weights, f16 and q8, one thread and more, in Chromium and in Node; decode beside
 // the speed at which the same bytes can merely be read; peak memory (Chromium: the renderer; Node: the process).
 //   npm run bench -- --cpu [chromium|node] [f16|q8] [1|2|..] [base|ls] [--reps 3]     what is not named: both, both, 1 and 2, base
+//   npm run bench -- --cpu sharing [f16|q8] [1|2|..]      base, layers shared, 60 layers unshared, by turns (the paper's Table 7)
 import { execFileSync } from 'node:child_process';
 import { appendFileSync } from 'node:fs';
 import { cpus } from 'node:os';
@@ -30,11 +31,25 @@ const places = named(/^(chromium|node)$/, ['chromium', 'node']);
 const dtypes = named(/^(f16|q8)$/, ['f16', 'q8']);
 const threads = named(/^\d+$/, ['1', '2']).map(Number);
 const models = named(/^(base|ls)$/, ['base']);
-const unknown = words.filter((word) => !/^(chromium|node|f16|q8|base|ls|\d+)$/.test(word));
+const unknown = words.filter((word) => !/^(chromium|node|f16|q8|base|ls|sharing|\d+)$/.test(word));
 if (unknown.length > 0 || !(reps > 0)) throw new Error(`unknown: ${unknown.join(' ') || '--reps'}`);
 
 const rows = [];
-for (const place of places) {
+if (words.includes('sharing')) {
+  const folders = [{}, { layerSharing: true }, { layers: 60 }].map(synthesise);
+  for (const dtype of dtypes) {
+    for (const count of threads) {
+      const run = async ({ dtype, count }) => {
+        const { decodeByTurns } = await import('/bench/measure.mjs');
+        return decodeByTurns(MobileLLM, ['/model0/', '/model1/', '/model2/'], { dtype, threads: count }, 9);
+      };
+      const [base, shared, unshared] = await inPage(folders, run, { dtype, count });
+      rows.push({ dtype, threads: count, baseMs: base, sharedMs: shared, unshared60Ms: unshared, sharedRatio: shared / base, unsharedRatio: unshared / base });
+      console.error(JSON.stringify(rows.at(-1)));
+    }
+  }
+}
+for (const place of words.includes('sharing') ? [] : places) {
   for (const model of models) {
     const folder = synthesise({ layerSharing: model === 'ls' });
     for (const dtype of dtypes) {
@@ -62,30 +77,32 @@ async function inNode(folder, dtype, count) {
 }
 
 async function inChromium(folder, dtype, count) {
+  const run = async ({ dtype, count, reps }) => {
+    const { measure, plainRead } = await import('/bench/measure.mjs');
+    return { ...(await measure(MobileLLM, '/model0/', { dtype, threads: count }, reps)), read: plainRead(9) };
+  };
+  const measured = await inPage([folder], run, { dtype, count, reps });
+  // In a browser of its own: no other renderer may be there.
+  return { ...measured, ...(await peakMemory(folder, { device: 'cpu', cache: 'none', dtype, threads: count })) };
+}
+
+/** What `run` returns in a page of a new browser that has the models at /model0/ and so on. */
+async function inPage(folders, run, argument) {
   const { serve } = await import('../scripts/serve.mjs');
   const { launch } = await import('../tests/lib/browser.mjs');
   const { server, url } = await serve({
-    '/': join(root, 'www'), '/pkg/': join(root, 'pkg'), '/tests/': join(root, 'tests'), '/bench/': join(root, 'bench'), '/model/': folder,
+    '/': join(root, 'www'), '/pkg/': join(root, 'pkg'), '/tests/': join(root, 'tests'), '/bench/': join(root, 'bench'),
+    ...Object.fromEntries(folders.map((folder, i) => [`/model${i}/`, folder])),
   });
   const browser = await launch({ webgpu: 'none' });
-  let measured;
   try {
     const page = await browser.newPage();
     await page.goto(`${url}tests/lib/blank.html`);
     await page.waitForFunction('globalThis.ready');
-    const result = await page.evaluate(
-      async ({ dtype, count, reps }) => {
-        const { measure } = await import('/bench/measure.mjs');
-        return measure(MobileLLM, '/model/', { dtype, threads: count }, reps);
-      },
-      { dtype, count, reps },
-    );
-    measured = { ...result, read: await page.evaluate(async () => (await import('/bench/measure.mjs')).plainRead(9)) };
+    return await page.evaluate(run, argument);
   } finally {
     await browser.close();
     server.closeAllConnections();
     server.close();
   }
-  // In a browser of its own: no other renderer may be there.
-  return { ...measured, ...(await peakMemory(folder, { device: 'cpu', cache: 'none', dtype, threads: count })) };
 }

@@ -19,6 +19,22 @@ export function plainRead(reps) {
   return median(Array.from({ length: reps }, sample));
 }
 
+/** Milliseconds a token of several models, decoding by turns so that a slow moment hits all: medians of `reps` times 32 tokens after 32. */
+export async function decodeByTurns(MobileLLM, sources, options, reps) {
+  const models = [];
+  for (const source of sources) models.push(await MobileLLM.load(source, { device: 'cpu', cache: 'none', ...options }));
+  const samples = models.map(() => []);
+  for (let i = 0; i <= reps; i++) {
+    for (const [model, llm] of models.entries()) {
+      const prompt = 'abcdefghijklmnopqrstuvwxyz'[i % 26] + ' a'.repeat(31);
+      const { timings } = await llm.generate(prompt, { maxTokens: 33, ignoreEos: true, temperature: 0 }).result;
+      if (i > 0) samples[model].push(1000 / timings.decodeTokensPerSecond);
+    }
+  }
+  for (const llm of models) await llm.close();
+  return samples.map(median);
+}
+
 /** Tokens a second of a model through the public API: prefill of 128 and of 512 tokens, decode of 64 after 128. */
 export async function measure(MobileLLM, source, options, reps) {
   const llm = await MobileLLM.load(source, { device: 'cpu', cache: 'none', ...options });

@@ -1,6 +1,7 @@
 // Peak memory of a renderer that loads a model and runs prompts, with no debugger attached: a debugger's network log keeps up to
 // 200 MB of what a page fetches in the renderer's own memory.
 import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -53,7 +54,7 @@ export async function peakMemory(folder, options) {
   const browser = spawn(chromiumPath(), [
     '--headless', '--no-sandbox', '--no-first-run', '--disable-gpu', '--disable-background-networking', '--remote-debugging-port=0',
     `--user-data-dir=${profile}`, `${url}peak`,
-  ], { stdio: 'ignore' });
+  ], { stdio: 'ignore', detached: true });
   const timer = setTimeout(() => end('failed: nothing heard for two minutes'), 120_000);
   try {
     const outcome = await ended;
@@ -61,9 +62,12 @@ export async function peakMemory(folder, options) {
     return { blankMB: found.blank, loadedMB: found.loaded, peakMB: found.done };
   } finally {
     clearTimeout(timer);
-    await new Promise((resolve) => browser.once('exit', resolve).kill());
+    // The whole group: where the command is a script, its browser would live on and write.
+    const exited = once(browser, 'exit');
+    process.kill(-browser.pid);
+    await exited;
     server.closeAllConnections();
     server.close();
-    rmSync(profile, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 });
+    rmSync(profile, { recursive: true, force: true, maxRetries: 20, retryDelay: 200 });
   }
 }

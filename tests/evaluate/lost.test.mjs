@@ -10,6 +10,9 @@ before(async () => {
 });
 after(() => session?.end());
 
+// A real GPU is done with eight tokens before anything can be done to it; but it has a gigabyte in one piece, SwiftShader has not.
+const software = process.env.WEBGPU !== 'own';
+
 /**
  * Lets the page destroy every device that the worker got (a message on the channel `lose`), and hears of it what the worker asks
  * of its devices (the channel `asked`: names of methods).
@@ -134,18 +137,21 @@ test('a crash of the GPU process, and a page that was frozen', async () => {
   await page.goto(`${session.url}tests/lib/blank.html`);
   await page.waitForFunction('globalThis.ready');
   await page.evaluate(loadWith);
-  await page.evaluate(async () => {
+  const undisturbed = await page.evaluate(async (maxTokens) => {
     Object.assign(globalThis, await loaded());
+    const send = async () => (await llm.session()).send('hi', { maxTokens, ignoreEos: true });
+    const { tokenIds } = await (await send()).result;
     globalThis.tokens = 0;
-    globalThis.run = (await llm.session()).send('hi', { maxTokens: 8 });
+    globalThis.run = await send();
     globalThis.reading = (async () => {
       for await (const { tokenIds } of run) globalThis.tokens += tokenIds.length;
     })();
-  });
+    return tokenIds;
+  }, software ? 8 : 900);
   await page.waitForFunction('globalThis.tokens >= 2');
   const cdp = await page.context().newCDPSession(page);
   await cdp.send('Page.setWebLifecycleState', { state: 'frozen' });
-  await new Promise((resolve) => setTimeout(resolve, 300));
+  await new Promise((resolve) => setTimeout(resolve, software ? 300 : 50));
   await cdp.send('Page.setWebLifecycleState', { state: 'active' });
   const whole = await session.browser.newBrowserCDPSession();
   // It answers with an error, or not at all: what it was asked through is gone.
@@ -156,13 +162,11 @@ test('a crash of the GPU process, and a page that was frozen', async () => {
     await llm.close();
     return { events, ids };
   });
-  assert.deepEqual(ids, references[1].ids.slice(0, 8));
+  assert.deepEqual(undisturbed.slice(0, 8), references[1].ids.slice(0, 8));
+  assert.deepEqual(ids, undisturbed);
   assert.deepEqual(events.slice(0, 1), ['devicelost']);
   await page.close();
 });
-
-// SwiftShader has no gigabyte in one piece; a real GPU has.
-const software = process.env.WEBGPU !== 'own';
 
 test('no memory for weights: a typed error that names them', { skip: software ? false : 'a real GPU has that memory' }, async () => {
   const page = await sabotaged(greedy('weights'));
