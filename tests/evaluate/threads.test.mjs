@@ -10,7 +10,7 @@ before(async () => {
 });
 after(() => session?.end());
 
-/** Lets the page end every thread that the worker started, by a message on the channel `end`. */
+/** Lets the page end every thread that the worker started, by a message on the channel `end`; one on `ended` says that it is done. */
 const SABOTAGE = `;{
   const threads = [];
   const Real = Worker;
@@ -20,7 +20,10 @@ const SABOTAGE = `;{
       threads.push(this);
     }
   };
-  new BroadcastChannel('end').onmessage = () => threads.forEach((thread) => thread.terminate());
+  new BroadcastChannel('end').onmessage = () => {
+    threads.forEach((thread) => thread.terminate());
+    new BroadcastChannel('ended').postMessage(threads.length);
+  };
 }`;
 
 test('a thread that ends without a word is told within half a minute', async () => {
@@ -33,8 +36,12 @@ test('a thread that ends without a word is told within half a minute', async () 
     const llm = await MobileLLM.load('/models/demo/', { device: 'cpu', threads: 2 });
     const { threads } = llm.info;
     const run = (await llm.session()).send('hi');
-    for await (const _ of run) break;
+    await run.result;
+    const ended = new Promise((resolve) => (new BroadcastChannel('ended').onmessage = ({ data }) => resolve(data)));
     new BroadcastChannel('end').postMessage(null);
+    if ((await ended) !== 1) throw new Error('one thread should have been ended');
+    // Chromium lets a thread that is busy run on for two seconds.
+    await new Promise((resolve) => setTimeout(resolve, 4000));
     const start = performance.now();
     const error = await rejection((await llm.session()).send('hi').result);
     const ms = performance.now() - start;
