@@ -35,41 +35,46 @@ const unknown = words.filter((word) => !/^(chromium|node|f16|q8|base|ls|sharing|
 if (unknown.length > 0 || !(reps > 0)) throw new Error(`unknown: ${unknown.join(' ') || '--reps'}`);
 
 const rows = [];
-if (words.includes('sharing')) {
+await (words.includes('sharing') ? measureSharing() : measureSpeed());
+const stamp = { when: new Date().toISOString(), machine: cpus()[0]?.model, cores: cpus().length, commit: output('git', ['describe', '--always', '--dirty']) };
+console.log(Object.values(stamp).join(', '));
+show(rows);
+appendFileSync(join(made, 'cpu.jsonl'), `${JSON.stringify({ ...stamp, rows })}\n`);
+
+async function measureSpeed() {
+  for (const place of places) {
+    for (const model of models) {
+      const folder = synthesise({ layerSharing: model === 'ls' });
+      for (const dtype of dtypes) {
+        for (const count of threads) {
+          const run = place === 'node' ? inNode : inChromium;
+          const { info, read, blankMB, loadedMB, peakMB, ...speeds } = await run(folder, dtype, count);
+          // Bytes of weights that a token passes through: f16, or 8 bits and a bf16 scale for each 32.
+          const head = info.vocabSize * info.hiddenSize;
+          const weights = head + ((info.parameters - head) * info.executedLayers) / info.storedBlocks;
+          const decodeGBps = (speeds.decode * weights * (dtype === 'q8' ? 34 / 32 : 2)) / 1e9;
+          rows.push({ place, model, dtype, threads: info.threads, lanes: info.features.join(' '), ...speeds, decodeGBps, readGBps: read, blankMB, loadedMB, peakMB });
+          console.error(JSON.stringify(rows.at(-1)));
+        }
+      }
+    }
+  }
+}
+
+async function measureSharing() {
   const folders = [{}, { layerSharing: true }, { layers: 60 }].map(synthesise);
+  const run = async (options) => {
+    const { decodeByTurns } = await import('/bench/measure.mjs');
+    return decodeByTurns(MobileLLM, ['/model0/', '/model1/', '/model2/'], options, 9);
+  };
   for (const dtype of dtypes) {
     for (const count of threads) {
-      const run = async ({ dtype, count }) => {
-        const { decodeByTurns } = await import('/bench/measure.mjs');
-        return decodeByTurns(MobileLLM, ['/model0/', '/model1/', '/model2/'], { dtype, threads: count }, 9);
-      };
-      const [base, shared, unshared] = await inPage(folders, run, { dtype, count });
+      const [base, shared, unshared] = await inPage(folders, run, { dtype, threads: count });
       rows.push({ dtype, threads: count, baseMs: base, sharedMs: shared, unshared60Ms: unshared, sharedRatio: shared / base, unsharedRatio: unshared / base });
       console.error(JSON.stringify(rows.at(-1)));
     }
   }
 }
-for (const place of words.includes('sharing') ? [] : places) {
-  for (const model of models) {
-    const folder = synthesise({ layerSharing: model === 'ls' });
-    for (const dtype of dtypes) {
-      for (const count of threads) {
-        const run = place === 'node' ? inNode : inChromium;
-        const { info, read, blankMB, loadedMB, peakMB, ...speeds } = await run(folder, dtype, count);
-        // Bytes of weights that a token passes through: f16, or 8 bits and a bf16 scale for each 32.
-        const head = info.vocabSize * info.hiddenSize;
-        const weights = head + ((info.parameters - head) * info.executedLayers) / info.storedBlocks;
-        const decodeGBps = (speeds.decode * weights * (dtype === 'q8' ? 34 / 32 : 2)) / 1e9;
-        rows.push({ place, model, dtype, threads: info.threads, lanes: info.features.join(' '), ...speeds, decodeGBps, readGBps: read, blankMB, loadedMB, peakMB });
-        console.error(JSON.stringify(rows.at(-1)));
-      }
-    }
-  }
-}
-const stamp = { when: new Date().toISOString(), machine: cpus()[0]?.model, cores: cpus().length, commit: output('git', ['describe', '--always', '--dirty']) };
-console.log(Object.values(stamp).join(', '));
-show(rows);
-appendFileSync(join(made, 'cpu.jsonl'), `${JSON.stringify({ ...stamp, rows })}\n`);
 
 async function inNode(folder, dtype, count) {
   const child = execFileSync(process.execPath, [import.meta.filename, '--child', folder, dtype, String(count), String(reps)], { encoding: 'utf8' });

@@ -49,7 +49,7 @@ if (words.includes('--serve')) {
   });
   const chosen = shapes.join(',') || (software && !peers && 'demo model');
   const query = new URLSearchParams({
-    post: '', ...(software && { quick: '', tokens: '12' }), ...(chosen && { [peers ? 'cases' : 'shapes']: chosen }),
+    post: '', ...(software && { quick: '' }), ...(chosen && { [peers ? 'cases' : 'shapes']: chosen }),
     ...(words.includes('--q8') && { q8: '' }), ...(words.includes('--plain') && { plain: '' }),
   });
   const page = await browser.newPage();

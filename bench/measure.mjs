@@ -19,6 +19,9 @@ export function plainRead(reps) {
   return median(Array.from({ length: reps }, sample));
 }
 
+/** Some `tokens` that start differently with each `n`, so that no cache helps. */
+const prompt = (n, tokens) => 'abcdefghijklmnopqrstuvwxyz'[n % 26] + ' a'.repeat(tokens - 1);
+
 /** Milliseconds a token of several models, decoding by turns so that a slow moment hits all: medians of `reps` times 32 tokens after 32. */
 export async function decodeByTurns(MobileLLM, sources, options, reps) {
   const models = [];
@@ -26,8 +29,7 @@ export async function decodeByTurns(MobileLLM, sources, options, reps) {
   const samples = models.map(() => []);
   for (let i = 0; i <= reps; i++) {
     for (const [model, llm] of models.entries()) {
-      const prompt = 'abcdefghijklmnopqrstuvwxyz'[i % 26] + ' a'.repeat(31);
-      const { timings } = await llm.generate(prompt, { maxTokens: 33, ignoreEos: true, temperature: 0 }).result;
+      const { timings } = await llm.generate(prompt(i, 32), { maxTokens: 33, ignoreEos: true, temperature: 0 }).result;
       if (i > 0) samples[model].push(1000 / timings.decodeTokensPerSecond);
     }
   }
@@ -39,12 +41,10 @@ export async function decodeByTurns(MobileLLM, sources, options, reps) {
 export async function measure(MobileLLM, source, options, reps) {
   const llm = await MobileLLM.load(source, { device: 'cpu', cache: 'none', ...options });
   let n = 0;
-  // Starts differently each time, so that no cache helps.
-  const prompt = (tokens) => 'abcdefghijklmnopqrstuvwxyz'[n++ % 26] + ' a'.repeat(tokens - 1);
   const samples = async (tokens, maxTokens, field) => {
     const values = [];
     for (let i = 0; i <= reps; i++) {
-      const { timings, usage } = await llm.generate(prompt(tokens), { maxTokens, ignoreEos: true, temperature: 0 }).result;
+      const { timings, usage } = await llm.generate(prompt(n++, tokens), { maxTokens, ignoreEos: true, temperature: 0 }).result;
       if (Math.abs(usage.promptTokens - tokens) > 4) throw new Error(`the prompt has ${usage.promptTokens} tokens, not ${tokens}`);
       if (i > 0) values.push(timings[field]);
     }

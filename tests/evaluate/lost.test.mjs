@@ -1,7 +1,7 @@
-// The GPU device is lost, in whatever is under way: the answer is that of an undisturbed run.
+// The GPU device is lost, in whatever is under way: the answer is that of an undisturbed run. Or it has not the memory that is asked for.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { open } from '../lib/browser.mjs';
+import { open, patchWorkers } from '../lib/browser.mjs';
 import { references } from '../lib/reference.mjs';
 
 let session;
@@ -17,7 +17,7 @@ const software = process.env.WEBGPU !== 'own';
  * Lets the page destroy every device that the worker got (a message on the channel `lose`), and hears of it what the worker asks
  * of its devices (the channel `asked`: names of methods).
  */
-const SABOTAGE = `;{
+const SABOTAGE = `
   const devices = [];
   const asked = new BroadcastChannel('asked');
   const request = GPUAdapter.prototype.requestDevice;
@@ -32,25 +32,20 @@ const SABOTAGE = `;{
     if (globalThis.loseAtWrite === ++writes) devices.at(-1).destroy();
     return write.apply(this, args);
   };
-  new BroadcastChannel('lose').onmessage = () => devices.forEach((device) => device.destroy());
-}`;
+  new BroadcastChannel('lose').onmessage = () => devices.forEach((device) => device.destroy());`;
 
 /** Has the device asked for a gigabyte in place of the first buffer of that label: more than it has. */
-const greedy = (label) => `;{
+const greedy = (label) => `
   const create = GPUDevice.prototype.createBuffer;
   let left = 1;
   GPUDevice.prototype.createBuffer = function (descriptor) {
     const huge = descriptor.label === ${JSON.stringify(label)} && left-- > 0;
     return create.call(this, huge ? { ...descriptor, size: 2 ** 30 } : descriptor);
-  };
-}`;
+  };`;
 
 async function sabotaged(more = '') {
   const page = await session.browser.newPage();
-  await page.route('**/worker.js', async (route) => {
-    const response = await route.fetch();
-    await route.fulfill({ response, body: (await response.text()) + SABOTAGE + more });
-  });
+  await patchWorkers(page, SABOTAGE + more);
   await page.goto(`${session.url}tests/lib/blank.html`);
   await page.waitForFunction('globalThis.ready');
   return page;
@@ -116,7 +111,7 @@ test('between two answers and in prefill', async () => {
 });
 
 test('in load: loaded again on the GPU, and said so', async () => {
-  const page = await sabotaged(';globalThis.loseAtWrite = 20;');
+  const page = await sabotaged('globalThis.loseAtWrite = 20;');
   const { device, fallbacks, ids } = await page.evaluate(async () => {
     const llm = await MobileLLM.load('/models/demo/', { device: 'webgpu', selfCheck: false });
     const fallbacks = [];

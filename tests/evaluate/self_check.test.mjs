@@ -1,7 +1,7 @@
 // The GPU must compute what the CPU computes. Shaders are damaged on their way to the browser.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { open } from '../lib/browser.mjs';
+import { open, patchWorkers } from '../lib/browser.mjs';
 import { references } from '../lib/reference.mjs';
 
 let session;
@@ -13,10 +13,7 @@ after(() => session?.end());
 /** A page whose workers run `patch` before anything else is asked of them. */
 async function patched(patch) {
   const page = await session.browser.newPage();
-  await page.route('**/worker.js', async (route) => {
-    const response = await route.fetch();
-    await route.fulfill({ response, body: `${await response.text()};{${patch}}` });
-  });
+  await patchWorkers(page, patch);
   await page.goto(`${session.url}tests/lib/blank.html`);
   await page.waitForFunction('globalThis.ready');
   return page;

@@ -1,7 +1,7 @@
 // A CPU thread that ends: the answer under way fails with a typed error, and the model can be loaded again.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { open } from '../lib/browser.mjs';
+import { open, patchWorkers } from '../lib/browser.mjs';
 import { references } from '../lib/reference.mjs';
 
 let session;
@@ -11,7 +11,7 @@ before(async () => {
 after(() => session?.end());
 
 /** Lets the page end every thread that the worker started, by a message on the channel `end`; one on `ended` says that it is done. */
-const SABOTAGE = `;{
+const SABOTAGE = `
   const threads = [];
   const Real = Worker;
   globalThis.Worker = class extends Real {
@@ -23,15 +23,11 @@ const SABOTAGE = `;{
   new BroadcastChannel('end').onmessage = () => {
     threads.forEach((thread) => thread.terminate());
     new BroadcastChannel('ended').postMessage(threads.length);
-  };
-}`;
+  };`;
 
 test('a thread that ends without a word is told within half a minute', async () => {
   const { page } = session;
-  await page.route('**/worker.js', async (route) => {
-    const response = await route.fetch();
-    await route.fulfill({ response, body: (await response.text()) + SABOTAGE });
-  });
+  await patchWorkers(page, SABOTAGE);
   const { threads, error, ms, ids } = await page.evaluate(async () => {
     const llm = await MobileLLM.load('/models/demo/', { device: 'cpu', threads: 2 });
     const { threads } = llm.info;

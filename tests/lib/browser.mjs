@@ -65,6 +65,13 @@ export function serveTests(options = {}) {
   );
 }
 
+/** Has the workers of a page run `code` before anything is asked of them. */
+export const patchWorkers = (page, code) =>
+  page.route('**/worker.js', async (route) => {
+    const response = await route.fetch();
+    await route.fulfill({ response, body: `${await response.text()};{${code}}` });
+  });
+
 /** A browser, a server, and an empty page in which the package can be imported; `end` ends all of it. */
 export async function open(options) {
   const { server, url } = await serveTests();
