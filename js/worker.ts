@@ -5,6 +5,7 @@ import { invalidOption, MobileLLMError, toWire } from './errors.js';
 import { node } from './platform.js';
 import { plainLength, splitToolCalls } from './toolcalls.js';
 import { Exchange, Team, threadCount, type FollowRequest } from './threads.js';
+import { PieceReader, servePiece, type PieceRequest } from './pieces.js';
 import type { Call, Calls, FromWorker, Input, LoadRequest, ToWorker } from './protocol.js';
 import type { Chunk, Estimate, EventDetail, GenerateResult, Info, LoadProgress, TokenLogprobs } from './types.js';
 
@@ -286,7 +287,13 @@ const handlers: Handlers = {
         return null;
       }
     };
-    engine = await wasm.Engine.load({ ...request, device: chosen.device, environment: navigatorLike.userAgent ?? '' }, onEvent, threads > 1 ? startThreads : undefined);
+    const reader = request.cache === 'indexeddb' && !node ? new PieceReader(import.meta.url) : undefined;
+    try {
+      const forEngine = { ...request, device: chosen.device, environment: navigatorLike.userAgent ?? '' };
+      engine = await wasm.Engine.load(forEngine, onEvent, threads > 1 ? startThreads : undefined, reader);
+    } finally {
+      reader?.end();
+    }
     meter.ready();
     const now = performance.now();
     describe = () => {
@@ -350,7 +357,11 @@ const handlers: Handlers = {
 };
 
 let tail: Promise<unknown> = Promise.resolve();
-function receive(message: ToWorker | { follow: FollowRequest }): void {
+function receive(message: ToWorker | { follow: FollowRequest } | { read: PieceRequest }): void {
+  if ('read' in message) {
+    void servePiece(message.read);
+    return;
+  }
   if ('follow' in message) {
     void follow(message.follow);
     return;

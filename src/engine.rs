@@ -17,6 +17,7 @@ use crate::text::{TextFiles, TextModel};
 use crate::tokenizer::Decoder;
 use crate::weights::checkpoint::{Checkpoint, Phase, Report};
 use crate::weights::source::{Host, Source, Store};
+use futures_util::future::try_join4;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -624,15 +625,22 @@ impl Engine {
         let file = async |name: &str| checkpoint.file(name).await;
         let config = config(checkpoint).await?;
         let context_length = context_length(&config, options.context_length)?;
-        let tokenizer_json = file("tokenizer.json").await?;
+        let (tokenizer_json, tokenizer_config, generation_config, chat_template) = try_join4(
+            file("tokenizer.json"),
+            file("tokenizer_config.json"),
+            file("generation_config.json"),
+            file("chat_template.jinja"),
+        )
+        .await?;
         let tokenizer_model = if tokenizer_json.is_none() { file("tokenizer.model").await? } else { None };
         let files = TextFiles {
             tokenizer_json,
             tokenizer_model,
-            tokenizer_config: text(file("tokenizer_config.json").await?, "tokenizer_config.json")?,
-            generation_config: text(file("generation_config.json").await?, "generation_config.json")?,
-            chat_template: text(file("chat_template.jinja").await?, "chat_template.jinja")?,
+            tokenizer_config: text(tokenizer_config, "tokenizer_config.json")?,
+            generation_config: text(generation_config, "generation_config.json")?,
+            chat_template: text(chat_template, "chat_template.jinja")?,
         };
+        checkpoint.expect_load();
         let text = Rc::new(TextModel::new(checkpoint.id(), &config, &files)?);
         let mut info = Info {
             model: checkpoint.id().into(),

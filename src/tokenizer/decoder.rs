@@ -72,7 +72,7 @@ impl Recipe {
     pub fn parse(decoder: &Value) -> Result<Self> {
         let refused = |what: &str| Err(Error::tokenizer("tokenizer.json", format!("decoder {what} is not supported")));
         let mut steps = Vec::new();
-        super::flatten(decoder, "decoders", &mut steps);
+        super::json::flatten(decoder, "decoders", &mut steps);
         let mut recipe = Recipe { rule: Rule::ByteFallback { strip: 0 }, replace: Vec::new(), byte_fallback: false };
         let mut stage = 0;
         for step in &steps {

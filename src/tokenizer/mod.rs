@@ -14,6 +14,7 @@
 
 mod chat;
 mod decoder;
+mod json;
 mod sentencepiece;
 mod settings;
 
@@ -23,16 +24,14 @@ pub use settings::{GenerationConfig, SpecialTokens, TokenizerConfig};
 
 use crate::error::{Error, Result};
 use decoder::{Kind, Pieces, Recipe, Rule};
+use json::{File, Pipeline};
 use sentencepiece::SentencePiece;
-use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
 use std::fmt;
 use std::sync::Arc;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::{
-    AddedToken, AddedVocabulary, Model, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper,
-    OffsetReferential, OffsetType, PreTokenizer, Token,
+    AddedToken, AddedVocabulary, Model, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType,
+    PreTokenizer, Token,
 };
 
 /// Largest vocabulary that is accepted, in tokens; four times that of any model known today.
@@ -51,7 +50,7 @@ pub struct Tokenizer {
 }
 
 enum TokenModel {
-    Json(Box<tokenizers::Tokenizer>),
+    Json(Box<Pipeline>),
     SentencePiece(SentencePiece),
 }
 
@@ -68,43 +67,44 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] names what is broken or what is not supported.
     pub fn from_json(bytes: &[u8]) -> Result<Self> {
-        let broken = |problem: &dyn fmt::Display| Error::tokenizer("tokenizer.json", problem);
-        let head: Head = serde_json::from_slice(bytes).map_err(|e| broken(&e))?;
-        head.check()?;
-        let recipe = Recipe::parse(&head.decoder)?;
-        let inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| broken(&e))?;
-        let ModelWrapper::BPE(model) = inner.get_model() else { return Err(broken(&"the model is not BPE")) };
+        let broken = |problem: String| Error::tokenizer("tokenizer.json", problem);
+        let file = File::parse(bytes)?;
+        let recipe = Recipe::parse(&file.decoder)?;
+        let (highest, bos) = (file.highest_id(), file.bos().map(str::to_owned));
+        let (inner, added) = file.build()?;
+        let model = &inner.model;
         if let Some(unknown) = model.unk_token.as_ref().filter(|unknown| model.token_to_id(unknown).is_none()) {
-            return Err(broken(&format!("unk_token {unknown:?} is not in the vocabulary")));
+            return Err(broken(format!("unk_token {unknown:?} is not in the vocabulary")));
         }
 
         // Normalized control tokens would be sought after normalization, where contents can no longer be told from
         // template text.
-        let mut added: Vec<(u32, AddedToken)> = inner.get_added_tokens_decoder().into_iter().collect();
+        let mut control = AddedVocabulary::new();
+        control.add_tokens(&added, model, inner.normalizer.as_ref());
+        let mut added: Vec<(u32, AddedToken)> = control.get_added_tokens_decoder().clone().into_iter().collect();
         added.sort_by_key(|(id, _)| *id);
-        let mut control = inner.get_added_vocabulary().clone();
         if added.iter().any(|(_, token)| token.special && token.normalized) {
             let tokens: Vec<AddedToken> = added
                 .iter()
                 .map(|(_, token)| AddedToken { normalized: token.normalized && !token.special, ..token.clone() })
                 .collect();
             control = AddedVocabulary::new();
-            control.add_tokens(&tokens, inner.get_model(), inner.get_normalizer());
+            control.add_tokens(&tokens, model, inner.normalizer.as_ref());
             if let Some((id, token)) = added.iter().find(|(id, _)| control.simple_id_to_token(*id).is_none()) {
-                return Err(broken(&format!("added token {:?} cannot have id {id}", token.content)));
+                return Err(broken(format!("added token {:?} cannot have id {id}", token.content)));
             }
         }
 
-        let size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let size = added.last().map_or(0, |(id, _)| *id).max(highest) as usize + 1;
         if size > MAX_VOCAB {
-            return Err(broken(&format!("token id {}, at most {} are supported", size - 1, MAX_VOCAB)));
+            return Err(broken(format!("token id {}, at most {} are supported", size - 1, MAX_VOCAB)));
         }
         let mut pieces = Pieces::new(recipe.rule);
         for id in 0..size as u32 {
-            let token = inner.id_to_token(id).unwrap_or_default();
+            let token = control.simple_id_to_token(id).or_else(|| model.id_to_token(id)).unwrap_or_default();
             recipe.push(&mut pieces, &token, control.is_special_token(&token));
         }
-        let default_bos = head.bos().and_then(|token| inner.token_to_id(token));
+        let default_bos = bos.and_then(|token| control.token_to_id(&token, model));
         Ok(Self::new(TokenModel::Json(Box::new(inner)), control, pieces, default_bos))
     }
 
@@ -183,7 +183,7 @@ impl Tokenizer {
     /// Id of a token as it is written in the vocabulary.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         match &self.model {
-            TokenModel::Json(inner) => self.control.token_to_id(token, inner.get_model()),
+            TokenModel::Json(inner) => self.control.token_to_id(token, &inner.model),
             TokenModel::SentencePiece(file) => {
                 file.pieces.iter().zip(0..).find(|(p, _)| p.text == token).map(|(_, id)| id)
             }
@@ -220,10 +220,10 @@ impl Tokenizer {
         let mut split = added.extract_and_normalize(Some(&Segment { tokenizer: self, stand_ins }), text);
         match &self.model {
             TokenModel::Json(inner) => {
-                if let Some(pre_tokenizer) = inner.get_pre_tokenizer() {
+                if let Some(pre_tokenizer) = &inner.pre_tokenizer {
                     pre_tokenizer.pre_tokenize(&mut split).map_err(failed)?;
                 }
-                split.tokenize(|text| inner.get_model().tokenize(text.get())).map_err(failed)?;
+                split.tokenize(|text| inner.model.tokenize(text.get())).map_err(failed)?;
             }
             TokenModel::SentencePiece(model) => {
                 let token = |id| Token::new(id, String::new(), (0, 0));
@@ -255,7 +255,7 @@ impl Normalizer for Segment<'_> {
                 *text = (prefix.to_string() + &text.get().replace(' ', "▁")).into();
                 Ok(())
             }
-            TokenModel::Json(inner) => inner.get_normalizer().map_or(Ok(()), |n| n.normalize(text)),
+            TokenModel::Json(inner) => inner.normalizer.as_ref().map_or(Ok(()), |n| n.normalize(text)),
         }
     }
 }
@@ -265,137 +265,4 @@ fn byte_token(text: &str) -> Option<u8> {
     let hex = text.strip_prefix("<0x")?.strip_suffix('>')?;
     let valid = hex.len() == 2 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'));
     if valid { u8::from_str_radix(hex, 16).ok() } else { None }
-}
-
-/// Lists a component of `tokenizer.json`, or the parts of a `Sequence`; nothing for null.
-fn flatten<'a>(component: &'a Value, parts: &str, out: &mut Vec<&'a Value>) {
-    match (component["type"].as_str(), component[parts].as_array()) {
-        (Some("Sequence"), Some(list)) => list.iter().for_each(|part| flatten(part, parts, out)),
-        _ if component.is_null() => {}
-        _ => out.push(component),
-    }
-}
-
-/// What must be known of a `tokenizer.json` before `tokenizers` is let at it: it panics on some files.
-#[derive(Deserialize)]
-struct Head {
-    model: ModelHead,
-    #[serde(default)]
-    normalizer: Value,
-    #[serde(default)]
-    pre_tokenizer: Value,
-    #[serde(default)]
-    post_processor: Value,
-    #[serde(default)]
-    decoder: Value,
-    #[serde(default)]
-    added_tokens: Vec<AddedHead>,
-}
-
-#[derive(Deserialize)]
-struct ModelHead {
-    r#type: Option<String>,
-    dropout: Option<f32>,
-    continuing_subword_prefix: Option<String>,
-    end_of_word_suffix: Option<String>,
-    #[serde(default)]
-    vocab: HighestId,
-}
-
-#[derive(Deserialize)]
-struct AddedHead {
-    id: u32,
-    content: String,
-}
-
-/// The highest id of a vocabulary, read without holding it.
-#[derive(Default)]
-struct HighestId(u32);
-
-impl<'de> Deserialize<'de> for HighestId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct Highest;
-        impl<'de> Visitor<'de> for Highest {
-            type Value = HighestId;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a map from tokens to ids")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<HighestId, A::Error> {
-                let mut highest = 0;
-                while let Some((IgnoredAny, id)) = map.next_entry::<IgnoredAny, u32>()? {
-                    highest = highest.max(id);
-                }
-                Ok(HighestId(highest))
-            }
-
-            /// Models other than BPE, which are refused by their type.
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<HighestId, A::Error> {
-                while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(HighestId(0))
-            }
-        }
-        deserializer.deserialize_any(Highest)
-    }
-}
-
-impl Head {
-    fn check(&self) -> Result<()> {
-        let broken = |problem: String| Err(Error::tokenizer("tokenizer.json", problem));
-        let model = &self.model;
-        match model.r#type.as_deref() {
-            Some("BPE") => {}
-            other => return broken(format!("model {} is not supported", other.unwrap_or("without a type"))),
-        }
-        let prefixes = [
-            ("continuing_subword_prefix", &model.continuing_subword_prefix),
-            ("end_of_word_suffix", &model.end_of_word_suffix),
-        ];
-        for (name, affix) in prefixes {
-            if affix.as_ref().is_some_and(|affix| !affix.is_empty()) {
-                return broken(format!("{name} is not supported"));
-            }
-        }
-        if model.dropout.is_some_and(|dropout| dropout != 0.0) {
-            return broken("dropout is not supported: ids would be random".into());
-        }
-        let highest = self.added_tokens.iter().map(|token| token.id).fold(model.vocab.0, u32::max);
-        if highest as usize >= MAX_VOCAB {
-            return broken(format!("token id {highest}: at most {MAX_VOCAB} tokens are supported"));
-        }
-        if let Some(token) = self.added_tokens.iter().find(|token| token.content.is_empty()) {
-            return broken(format!("added token {} is empty", token.id));
-        }
-        let known = [
-            (&self.normalizer, "normalizer", "normalizers", "Prepend Replace NFC NFD NFKC NFKD Lowercase Strip"),
-            (
-                &self.pre_tokenizer,
-                "pre_tokenizer",
-                "pretokenizers",
-                "ByteLevel Digits Split Metaspace Whitespace WhitespaceSplit Punctuation",
-            ),
-        ];
-        for (component, name, parts, supported) in known {
-            let mut steps = Vec::new();
-            flatten(component, parts, &mut steps);
-            for step in steps {
-                let kind = step["type"].as_str().unwrap_or("without a type");
-                if !supported.split(' ').any(|name| name == kind) {
-                    return broken(format!("{name} {kind} is not supported"));
-                }
-                if kind == "Replace" && step["pattern"]["String"].as_str().is_none_or(str::is_empty) {
-                    return broken("normalizer Replace is supported with a non-empty string only".into());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The token that the post-processor puts before a text.
-    fn bos(&self) -> Option<&str> {
-        let mut steps = Vec::new();
-        flatten(&self.post_processor, "processors", &mut steps);
-        steps.iter().find_map(|step| step["single"][0]["SpecialToken"]["id"].as_str())
-    }
 }

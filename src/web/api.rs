@@ -8,7 +8,7 @@ use super::exchange;
 use super::fetch::{UrlSource, WebHttp};
 use super::files::FilesSource;
 use super::host::WebHost;
-use super::store::{IdbStore, WebLock};
+use super::store::{IdbStore, PieceReader, WebLock};
 use crate::backend::Precision;
 use crate::backend::cpu::Cpu;
 use crate::config::Config;
@@ -143,10 +143,11 @@ impl SourceRequest {
     async fn checkpoint(
         &self,
         verify: Verify,
+        reader: Option<PieceReader>,
         on_event: impl Fn(checkpoint::Event) + 'static,
     ) -> Result<WebCheckpoint> {
         let options = checkpoint::Options { verify, ..checkpoint::Options::default() };
-        Checkpoint::open(WebHost, self.source()?, IdbStore::default(), options, on_event).await
+        Checkpoint::open(WebHost, self.source()?, IdbStore::new(reader), options, on_event).await
     }
 }
 
@@ -231,7 +232,7 @@ pub async fn estimate(#[wasm_bindgen(unchecked_param_type = "object")] request: 
         cpu_bytes: u64,
         free_bytes: Option<u64>,
     }
-    let checkpoint = SourceRequest::new(&request)?.checkpoint(Verify::default(), |_| {}).await?;
+    let checkpoint = SourceRequest::new(&request)?.checkpoint(Verify::default(), None, |_| {}).await?;
     let request: EstimateOptions = from_js(request)?;
     let config = engine::config(&checkpoint).await?;
     let context = engine::context_length(&config, request.context_length)? as u64;
@@ -265,7 +266,7 @@ pub async fn load_into_nothing(#[wasm_bindgen(unchecked_param_type = "object")] 
             Ok(())
         }
     }
-    let checkpoint = SourceRequest::new(&request)?.checkpoint(Verify::Always, |_| {}).await?;
+    let checkpoint = SourceRequest::new(&request)?.checkpoint(Verify::Always, None, |_| {}).await?;
     let start = WebHost.now();
     let report = checkpoint.load(&mut Nothing).await?;
     to_js(&(WebHost.now() - start, report))
@@ -298,7 +299,8 @@ pub struct Engine {
 
 #[wasm_bindgen]
 impl Engine {
-    /// Loads a model. `on_event` hears what [`checkpoint::Event`] says; `start_threads` is that of [`super::exchange::cpu`].
+    /// Loads a model. `on_event` hears what [`checkpoint::Event`] says; `start_threads` is that of [`super::exchange::cpu`],
+    /// `reader` that of [`IdbStore`].
     pub async fn load(
         #[wasm_bindgen(unchecked_param_type = "object")] request: JsValue,
         #[wasm_bindgen(unchecked_param_type = "(event: any) => void")] on_event: Function,
@@ -306,10 +308,11 @@ impl Engine {
             unchecked_optional_param_type = "(words: number, config: string, precision: string) => Promise<JsExchange | null>"
         )]
         start_threads: Option<Function>,
+        #[wasm_bindgen(unchecked_optional_param_type = "PieceReader")] reader: Option<PieceReader>,
     ) -> Js<Engine> {
         let source = SourceRequest::new(&request)?;
         let options: LoadOptions = from_js(request)?;
-        let checkpoint = source.checkpoint(options.verify, teller(&on_event)).await?;
+        let checkpoint = source.checkpoint(options.verify, reader, teller(&on_event)).await?;
         let (inner, info) =
             engine::Engine::open(&checkpoint, &options.open(), options.cpu(start_threads.as_ref())).await?;
         let _in_use = checkpoint.into_lease();
@@ -322,7 +325,7 @@ impl Engine {
         if cpu {
             self.options.device = DeviceChoice::Cpu;
         }
-        let checkpoint = self.source.checkpoint(self.options.verify, teller(&self.on_event)).await?;
+        let checkpoint = self.source.checkpoint(self.options.verify, None, teller(&self.on_event)).await?;
         self.info = self
             .inner
             .recover(&checkpoint, &self.options.open(), self.options.cpu(self.start_threads.as_ref()))

@@ -5,12 +5,12 @@
 //! not wait for the disk. What a power cut takes away is noticed, by its key or its hash, and fetched again.
 
 use super::bytes::JsBytes;
-use super::host::message;
+use super::host::{WebHost, message};
 use crate::error::{Error, Result};
-use crate::weights::plan::Digest;
+use crate::weights::plan::{BLOCK, Digest};
 use crate::weights::source::{InUse, LockMode};
-use crate::weights::{Bytes, Store};
-use js_sys::{Array, Function, Object, Promise, Reflect, Uint8Array};
+use crate::weights::{Bytes, Host, Store, Stored};
+use js_sys::{Array, ArrayBuffer, Function, Object, Promise, Reflect, Uint8Array};
 use std::cell::OnceCell;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -53,11 +53,34 @@ extern "C" {
     type Database;
     #[wasm_bindgen(method, catch, js_name = transaction)]
     fn begin(this: &Database, stores: &Array, mode: &str, options: &Object) -> Js<IdbTransaction>;
+
+    /// `PieceReader` of `js/pieces.ts`: reads and hashes in a worker of its own.
+    pub type PieceReader;
+    /// A promise of [`FoundPiece`], or of null.
+    #[wasm_bindgen(method)]
+    fn read(this: &PieceReader, database: &str, store: &str, key: &str, block: usize) -> Promise;
+    /// Begins to read what will be asked for.
+    #[wasm_bindgen(method)]
+    fn expect(this: &PieceReader, database: &str, store: &str, key: &str, block: usize);
+
+    /// `FoundPiece` of `js/pieces.ts`.
+    type FoundPiece;
+    #[wasm_bindgen(method, getter)]
+    fn bytes(this: &FoundPiece) -> ArrayBuffer;
+    #[wasm_bindgen(method, getter)]
+    fn sha256(this: &FoundPiece) -> String;
+    /// The digests of its blocks, one behind the other.
+    #[wasm_bindgen(method, getter)]
+    fn digests(this: &FoundPiece) -> Vec<u8>;
 }
 
 /// Opened at the first use; where that is forbidden every verb says so.
 #[derive(Default)]
-pub struct IdbStore(OnceCell<Database>);
+pub struct IdbStore {
+    database: OnceCell<Database>,
+    /// Where there is none, or it fails, pieces are read and hashed here.
+    reader: Option<PieceReader>,
+}
 
 /// A Web Lock; where there are none, nothing.
 pub struct WebLock(Option<Function>);
@@ -71,8 +94,12 @@ impl Drop for WebLock {
 }
 
 impl IdbStore {
+    pub fn new(reader: Option<PieceReader>) -> Self {
+        Self { reader, ..Self::default() }
+    }
+
     async fn database(&self) -> Result<&Database> {
-        if let Some(database) = self.0.get() {
+        if let Some(database) = self.database.get() {
             return Ok(database);
         }
         let factory = INDEXED_DB.with(Clone::clone).ok_or_else(|| storage("there is no IndexedDB here"))?;
@@ -95,7 +122,7 @@ impl IdbStore {
             move || database.close()
         });
         database.set_onversionchange(Some(close.into_js_value().unchecked_ref()));
-        Ok(self.0.get_or_init(|| database))
+        Ok(self.database.get_or_init(|| database))
     }
 
     /// Begins a transaction over `stores`, of which the first is returned.
@@ -147,7 +174,12 @@ impl Store for IdbStore {
     type Bytes = JsBytes;
     type Lock = WebLock;
 
-    async fn piece(&self, key: &str) -> Result<Option<(JsBytes, Digest)>> {
+    async fn piece(&self, key: &str, hashed: bool) -> Result<Option<Stored<JsBytes>>> {
+        if let Some(reader) = &self.reader {
+            if let Ok(found) = JsFuture::from(reader.read(DATABASE, PIECES, key, block(hashed))).await {
+                return Ok(if found.is_null() { None } else { stored(&found.unchecked_into(), hashed) });
+            }
+        }
         let found = self.read_one(PIECES, key).await?;
         if found.is_undefined() {
             return Ok(None);
@@ -157,8 +189,16 @@ impl Store for IdbStore {
         let sha256 = field("sha256").and_then(|s| s.as_string()).and_then(|s| Digest::parse(&s));
         // What nobody wrote in this form, or what lost its file, is as good as missing: it is fetched and written anew.
         let Some((blob, sha256)) = blob.zip(sha256) else { return Ok(None) };
-        let buffer = JsFuture::from(blob.array_buffer()).await;
-        Ok(buffer.ok().map(|buffer| (JsBytes(Uint8Array::new(&buffer)), sha256)))
+        let Ok(buffer) = JsFuture::from(blob.array_buffer()).await else { return Ok(None) };
+        let bytes = JsBytes(Uint8Array::new(&buffer));
+        let blocks = if hashed { Some(WebHost.sha256_of_blocks(&bytes).await?) } else { None };
+        Ok(Some(Stored { bytes, sha256, blocks }))
+    }
+
+    fn expect(&self, keys: &[String], hashed: bool) {
+        if let Some(reader) = &self.reader {
+            keys.iter().for_each(|key| reader.expect(DATABASE, PIECES, key, block(hashed)));
+        }
     }
 
     async fn present(&self, keys: &[String]) -> Result<Vec<bool>> {
@@ -263,6 +303,19 @@ impl Store for IdbStore {
         let granted = JsFuture::from(Promise::race(&Array::of2(&granted, &request))).await.map_err(failed)?;
         Ok(granted.is_truthy().then_some(lock))
     }
+}
+
+/// Bytes of a block that a [`PieceReader`] is to hash.
+fn block(hashed: bool) -> usize {
+    if hashed { BLOCK } else { 0 }
+}
+
+/// `None` for what nobody wrote in this form.
+fn stored(found: &FoundPiece, hashed: bool) -> Option<Stored<JsBytes>> {
+    let sha256 = Digest::parse(&found.sha256())?;
+    let digests: Vec<_> = found.digests().as_chunks().0.iter().copied().map(Digest).collect();
+    let bytes = JsBytes(Uint8Array::new(&found.bytes()));
+    Some(Stored { bytes, sha256, blocks: hashed.then(|| Digest::joined(&digests)) })
 }
 
 fn storage_manager() -> Option<StorageManager> {

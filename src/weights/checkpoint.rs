@@ -2,7 +2,7 @@
 //! it is verified, stored, handed to the sink in plan order and dropped.
 
 use super::plan::{Digest, FileMeta, Plan};
-use super::source::{Host, LockMode, Source, Store};
+use super::source::{Host, LockMode, Source, Store, Stored};
 use super::{Buffer, Bytes, TensorSink};
 use crate::error::{Error, Result};
 use futures_util::stream::{self, StreamExt};
@@ -448,7 +448,7 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         match known {
             Some(None) if complete => return Ok(None),
             Some(Some((key, _))) if complete || expected.is_some() => {
-                if let Some((bytes, _)) = self.stored(&key, None, name, "the whole file").await? {
+                if let Some(Stored { bytes, .. }) = self.stored(&key, None, name, "the whole file").await? {
                     return Ok(Some(bytes.to_vec()));
                 }
             }
@@ -483,6 +483,16 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
             self.unproven.borrow_mut().push((key, bytes, got));
         }
         Ok(Some(copy))
+    }
+
+    /// Tells a store that has everything that the weights will be loaded next, whatever is done before that.
+    pub fn expect_load(&self) {
+        let record = self.record.borrow();
+        if record.complete && !self.bypass.get() {
+            let first = pieces(&self.id, &record.plan, &record.wanted).into_iter().take(PARALLEL);
+            let keys: Vec<_> = first.map(|piece| piece.key).collect();
+            self.store.expect(&keys, self.options.verify == Verify::Always);
+        }
     }
 
     /// Feeds `sink` with the wanted tensors. On success the model is complete in the store (unless that failed).
@@ -636,11 +646,9 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
     ) -> Result<Arrived<'p, H::Bytes>> {
         let Range { start, end } = piece.range;
         let label = format!("bytes {start}-{end}");
-        if let Some((bytes, sha256)) = self.stored(&piece.key, Some(piece), &file.name, &label).await? {
-            let blocks = match piece.blocks {
-                None if self.options.verify == Verify::Always => Some(self.host.sha256_of_blocks(&bytes).await?),
-                known => known,
-            };
+        if let Some(Stored { bytes, sha256, blocks }) = self.stored(&piece.key, Some(piece), &file.name, &label).await?
+        {
+            let blocks = blocks.or(piece.blocks);
             progress.cached(piece.len());
             progress.passed(&[&progress.arrived, &progress.verified, &progress.stored]);
             progress.emit(&file.name, false);
@@ -685,11 +693,12 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         known: Option<&Piece>,
         file: &str,
         label: &str,
-    ) -> Result<Option<(H::Bytes, Digest)>> {
+    ) -> Result<Option<Stored<H::Bytes>>> {
         if self.bypass.get() {
             return Ok(None);
         }
-        let (bytes, stored) = match self.store.piece(key).await {
+        let always = self.options.verify == Verify::Always;
+        let found = match self.store.piece(key, always && known.is_some()).await {
             Ok(Some(found)) => found,
             Ok(None) => return Ok(None),
             Err(error) => {
@@ -697,16 +706,16 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
                 return Ok(None);
             }
         };
-        let expected = known.and_then(|piece| piece.sha256).unwrap_or(stored);
+        let expected = known.and_then(|piece| piece.sha256).unwrap_or(found.sha256);
         let intact = async || match known.and_then(|piece| piece.blocks) {
-            Some(blocks) => Ok::<_, Error>(self.host.sha256_of_blocks(&bytes).await? == blocks),
-            None => Ok(self.host.sha256(&bytes).await? == expected),
+            Some(blocks) => Ok::<_, Error>(found.blocks == Some(blocks)),
+            None => Ok(self.host.sha256(&found.bytes).await? == expected),
         };
-        let sound = known.is_none_or(|piece| piece.len() == bytes.len() as u64)
-            && stored == expected
-            && (self.options.verify == Verify::First || intact().await?);
+        let sound = known.is_none_or(|piece| piece.len() == found.bytes.len() as u64)
+            && found.sha256 == expected
+            && (!always || intact().await?);
         if sound {
-            return Ok(Some((bytes, stored)));
+            return Ok(Some(found));
         }
         (self.on_event)(Event::Repaired { file: file.into(), piece: label.into() });
         if let Err(error) = self.store.delete_pieces(&[key.into()]).await {

@@ -22,7 +22,7 @@ mod tests;
 mod twins;
 
 pub use checkpoint::{Abort, Checkpoint, Event, Options, Phase, Progress, Report};
-pub use source::{Host, NoStore, Source, Store};
+pub use source::{Host, NoStore, Source, Store, Stored};
 
 use crate::error::Result;
 use serde::{Deserialize, Serialize};

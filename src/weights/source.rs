@@ -84,6 +84,15 @@ pub trait Source {
 /// Given every record with its model, the keys of the pieces that are in use.
 pub type InUse<'a> = &'a dyn Fn(&[(String, String)]) -> HashSet<String>;
 
+/// A piece as it was found in a store.
+pub struct Stored<B> {
+    pub bytes: B,
+    /// What it was stored with.
+    pub sha256: Digest,
+    /// [`Digest::of_blocks`] of the bytes, where that was asked for.
+    pub blocks: Option<Digest>,
+}
+
 /// Keeps pieces and records of models. What a method writes it writes in one transaction: wholly or not at all.
 #[allow(async_fn_in_trait)]
 pub trait Store {
@@ -91,8 +100,11 @@ pub trait Store {
     /// Released when dropped.
     type Lock: 'static;
 
-    /// The piece of this key with the SHA-256 it was stored with.
-    async fn piece(&self, key: &str) -> Result<Option<(Self::Bytes, Digest)>>;
+    /// The piece of this key; `hashed`: with [`Stored::blocks`], which may be computed beside the caller's work.
+    async fn piece(&self, key: &str, hashed: bool) -> Result<Option<Stored<Self::Bytes>>>;
+
+    /// These pieces will be asked for soon, in this order and so `hashed`: a store that works beside its caller may begin.
+    fn expect(&self, _keys: &[String], _hashed: bool) {}
 
     /// Which of the keys are there.
     async fn present(&self, keys: &[String]) -> Result<Vec<bool>>;
@@ -257,7 +269,7 @@ impl<B: Buffer> Store for NoStore<B> {
     type Bytes = B;
     type Lock = ();
 
-    async fn piece(&self, _key: &str) -> Result<Option<(B, Digest)>> {
+    async fn piece(&self, _key: &str, _hashed: bool) -> Result<Option<Stored<B>>> {
         Ok(None)
     }
 

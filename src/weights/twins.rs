@@ -2,7 +2,7 @@
 
 use super::http::{Body, Head, Http, Request};
 use super::plan::Digest;
-use super::source::{Host, InUse, LockMode, Store};
+use super::source::{Host, InUse, LockMode, Store, Stored};
 use crate::error::{Error, Result};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -307,9 +307,10 @@ impl Store for MemoryStore {
     type Bytes = Vec<u8>;
     type Lock = Held;
 
-    async fn piece(&self, key: &str) -> Result<Option<(Vec<u8>, Digest)>> {
+    async fn piece(&self, key: &str, hashed: bool) -> Result<Option<Stored<Vec<u8>>>> {
         self.work("piece")?;
-        Ok(self.0.pieces.borrow().get(key).cloned())
+        let found = self.0.pieces.borrow().get(key).cloned();
+        Ok(found.map(|(bytes, sha256)| Stored { blocks: hashed.then(|| Digest::of_blocks(&bytes)), bytes, sha256 }))
     }
 
     async fn present(&self, keys: &[String]) -> Result<Vec<bool>> {

@@ -30,7 +30,9 @@ impl Cache {
     pub fn grow(&mut self, positions: usize) -> Result<()> {
         while self.chunks.len() * CHUNK < positions {
             let size = self.layers * self.heads * 2 * CHUNK * self.head_dim;
-            self.chunks.push(super::filled(size, 0.0, "KV cache")?);
+            let mut chunk = super::reserved(size, "KV cache")?;
+            chunk.resize(size, 0.0);
+            self.chunks.push(chunk);
         }
         Ok(())
     }

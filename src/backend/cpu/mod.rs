@@ -134,8 +134,10 @@ impl Cpu {
     }
 
     fn tell(&mut self, command: Command) -> Result<()> {
-        command.encode(&mut self.message);
-        self.rank.exchange.send(&self.message)?;
+        if !self.rank.alone() {
+            command.encode(&mut self.message);
+            self.rank.exchange.send(&self.message)?;
+        }
         self.rank.run(command)
     }
 
@@ -157,13 +159,22 @@ impl Drop for Cpu {
     }
 }
 
-/// `count` values, or an error where memory ends.
-fn filled<T: Clone>(count: usize, value: T, what: &str) -> Result<Vec<T>> {
+/// Room for `count` values, or an error where memory ends.
+fn reserved<T>(count: usize, what: &str) -> Result<Vec<T>> {
     let mut values = Vec::new();
     let bytes = (count * size_of::<T>()) as u64;
     values.try_reserve_exact(count).map_err(|_| Error::OutOfMemory { what: what.into(), bytes })?;
-    values.resize(count, value);
     Ok(values)
+}
+
+/// Part `number` of those of `size` values; `values` are filled up with `value` to its end, no sooner than that is needed: filling
+/// everything first would cost a load another pass through memory.
+fn fill_up<T: Clone>(values: &mut Vec<T>, number: usize, size: usize, value: T) -> &mut [T] {
+    let end = (number + 1) * size;
+    if values.len() < end {
+        values.resize(end, value);
+    }
+    &mut values[end - size..end]
 }
 
 impl Backend for Cpu {
@@ -180,7 +191,8 @@ impl Backend for Cpu {
 
     fn write_rows(&mut self, matrix: &mut Matrix, first: usize, bytes: &dyn Bytes, range: Range<usize>) -> Result<()> {
         let row_bytes = 2 * matrix.cols;
-        let step = (4 * PIECE / row_bytes).max(1) * row_bytes;
+        // Whole panels, where rows are not too long for that.
+        let step = (4 * PIECE / row_bytes / panels::ROWS * panels::ROWS).max(1) * row_bytes;
         let mut words = vec![0u32; step.min(range.len()) / 4];
         for start in range.clone().step_by(step) {
             let words = &mut words[..step.min(range.end - start) / 4];

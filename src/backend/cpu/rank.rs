@@ -15,7 +15,6 @@ use super::team::{Exchange, Shard};
 use crate::backend::{Precision, Role};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use half::f16;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -91,6 +90,11 @@ impl Rank {
         }
     }
 
+    /// Whether there is no other rank.
+    pub fn alone(&self) -> bool {
+        self.shard.count == 1
+    }
+
     /// Runs commands until the leader quits.
     ///
     /// # Errors
@@ -129,11 +133,13 @@ impl Rank {
             }
             Command::WriteRows { matrix, first, words } => {
                 let matrix = self.matrices.get_mut(matrix as usize).ok_or_else(unknown)?;
-                for (row, words) in (first..).zip(words.chunks_exact(matrix.cols / 2)) {
-                    for segment in &mut matrix.segments {
-                        if let Some(row) = row.checked_sub(segment.first).filter(|row| *row < segment.panels.rows()) {
-                            segment.panels.write_row(row, bytemuck::cast_slice::<u32, f16>(words))?;
-                        }
+                let width = matrix.cols / 2;
+                for segment in &mut matrix.segments {
+                    let start = first.max(segment.first);
+                    let end = (first + words.len() / width).min(segment.first + segment.panels.rows());
+                    if start < end {
+                        let words = &words[(start - first) * width..(end - first) * width];
+                        segment.panels.write_rows(start - segment.first, bytemuck::cast_slice(words))?;
                     }
                 }
             }

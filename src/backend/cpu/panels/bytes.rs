@@ -4,9 +4,9 @@
 //! weights), so that a group's products and their sum are exact integers whatever the instructions: every build gives the
 //! same bits. More rows of x meet weights that were widened to f32, which is as fast there and needs no integers.
 
-use super::{Block, DEPTH, Form, Inputs, ROWS, Sums, Tile};
-use crate::backend::cpu::filled;
+use super::{Block, DEPTH, Form, Inputs, ROWS, Sums, Tile, put};
 use crate::backend::cpu::lanes::{Dot, F4, I4, madd};
+use crate::backend::cpu::{fill_up, reserved};
 use crate::backend::q8::{GROUP, quantise};
 use crate::error::Result;
 use half::f16;
@@ -56,7 +56,7 @@ pub struct Weights {
 impl Weights {
     pub fn new(panels: usize, cols: usize) -> Result<Self> {
         let size = cols / GROUP;
-        Ok(Weights { size, groups: filled(panels * size, EMPTY, "weights")? })
+        Ok(Weights { size, groups: reserved(panels * size, "weights")? })
     }
 
     fn panel(&self, panel: usize) -> &[Group] {
@@ -65,17 +65,17 @@ impl Weights {
 }
 
 impl Form for Weights {
-    fn write_row(&mut self, row: usize, values: &[f16]) {
-        let at = row % ROWS;
-        let groups = &mut self.groups[row / ROWS * self.size..][..self.size];
-        for (group, values) in groups.iter_mut().zip(values.as_chunks::<GROUP>().0) {
-            let (scale, q) = quantise(values);
-            let word = &mut group.scales[at / 8][at % 4];
-            let shift = at % 8 / 4 * 16;
-            *word = *word & !(0xffff << shift) | u32::from(scale.to_bits()) << shift;
-            for (block, q) in group.blocks.iter_mut().zip(q.as_chunks::<4>().0) {
-                block[at / 4][at % 4] = u32::from_le_bytes(q.map(|q| q as u8));
-            }
+    fn write_rows<const K: usize>(&mut self, row: usize, values: [&[f16]; K]) {
+        let panel = fill_up(&mut self.groups, row / ROWS, self.size, EMPTY);
+        for (i, group) in panel.iter_mut().enumerate() {
+            let words = std::array::from_fn(|r| {
+                let (scale, q) = quantise(&values[r].as_chunks().0[i]);
+                let at = row % ROWS + r;
+                let (word, shift) = (&mut group.scales[at / 8][at % 4], at % 8 / 4 * 16);
+                *word = *word & !(0xffff << shift) | u32::from(scale.to_bits()) << shift;
+                std::array::from_fn(|j| u32::from_le_bytes(std::array::from_fn(|k| q[4 * j + k] as u8)))
+            });
+            put::<K, { GROUP / 4 }>(&mut group.blocks, row % ROWS, &words);
         }
     }
 

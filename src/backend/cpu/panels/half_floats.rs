@@ -8,9 +8,9 @@
 //!
 //! One row of x or many, the products of an output are added in the order of the columns: the same bits either way.
 
-use super::{Block, DEPTH, Form, Inputs, ROWS, Sums, Tile, largest};
-use crate::backend::cpu::filled;
+use super::{Block, DEPTH, Form, Inputs, ROWS, Sums, Tile, largest, put};
 use crate::backend::cpu::lanes::{F4, I4, madd};
+use crate::backend::cpu::{fill_up, reserved};
 use crate::error::Result;
 use half::f16;
 use std::ops::Range;
@@ -26,7 +26,7 @@ pub struct Weights {
 impl Weights {
     pub fn new(panels: usize, cols: usize) -> Result<Self> {
         let size = cols / 2;
-        let blocks = filled(panels * size, [[0; 4]; ROWS / 4], "weights")?;
+        let blocks = reserved(panels * size, "weights")?;
         Ok(Weights { size, blocks, factors: vec![1.0; panels * ROWS] })
     }
 
@@ -36,21 +36,16 @@ impl Weights {
 }
 
 impl Form for Weights {
-    fn write_row(&mut self, row: usize, values: &[f16]) {
-        let shift = 30 - (largest(values) >> 10);
-        let at = row % ROWS;
-        let blocks = &mut self.blocks[row / ROWS * self.size..][..self.size];
-        let pairs = blocks.iter_mut().zip(values.as_chunks::<2>().0);
-        let put =
-            |block: &mut Block, [low, high]: [u16; 2]| block[at / 4][at % 4] = u32::from(low) | u32::from(high) << 16;
-        let subnormal = |v: &f16| (v.to_bits() & 0x7fff).wrapping_sub(1) < 0x3ff;
-        if values.iter().fold(false, |any, v| any | subnormal(v)) {
-            pairs.for_each(|(block, pair)| put(block, pair.map(|v| raise(v.to_bits(), shift))));
-        } else {
-            // Without branches: loading 125M weights spends half as long here.
-            pairs.for_each(|(block, pair)| put(block, pair.map(|v| raise_normal(v.to_bits(), shift))));
+    fn write_rows<const K: usize>(&mut self, row: usize, values: [&[f16]; K]) {
+        let shifts = values.map(|values| 30 - u32::from(largest(values) >> 10));
+        let panel = fill_up(&mut self.blocks, row / ROWS, self.size, [[0; 4]; ROWS / 4]);
+        for (i, blocks) in panel.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            let words = std::array::from_fn(|r| raise(&values[r].as_chunks().0[i], shifts[r]));
+            put::<K, 16>(blocks, row % ROWS, &words);
         }
-        self.factors[row] = f32::from_bits((127 + 112 - u32::from(shift)) << 23);
+        for (factor, shift) in self.factors[row..].iter_mut().zip(shifts) {
+            *factor = f32::from_bits((127 + 112 - shift) << 23);
+        }
     }
 
     fn read_row(&self, row: usize, out: &mut [f32]) {
@@ -100,25 +95,16 @@ impl Form for Weights {
     }
 }
 
-/// The f16 with 2^shift times the value; no overflow by the choice of `shift`.
-fn raise(bits: u16, shift: u16) -> u16 {
-    let (sign, magnitude) = (bits & 0x8000, bits & 0x7fff);
-    if magnitude >= 0x400 {
-        return sign | (magnitude + (shift << 10));
-    }
-    if magnitude == 0 {
-        return sign;
-    }
-    // m * 2^-24 with m < 2^10: the leading bit moves up to the implicit one as far as the shift reaches.
-    let lift = (magnitude.leading_zeros() as u16 - 5).min(shift);
-    let lifted = magnitude << lift;
-    sign | if lifted >= 0x400 { lifted + ((shift - lift) << 10) } else { lifted }
-}
-
-/// [`raise`] of what is not subnormal.
-fn raise_normal(bits: u16, shift: u16) -> u16 {
-    let normal = u16::from(bits & 0x7fff != 0);
-    bits + normal * (shift << 10)
+/// The words of 2^shift times the values; no overflow by the choice of `shift`. As f32, times 2^-112, every f16 is exact,
+/// subnormals included, and so is the product: there is no case to tell apart.
+fn raise(values: &[f16; 32], shift: u32) -> [u32; 16] {
+    let factor = f32::from_bits((127 + shift) << 23);
+    let raised = values.map(|value| {
+        let bits = u32::from(value.to_bits());
+        let magnitude = (f32::from_bits((bits & 0x7fff) << 13) * factor).to_bits() >> 13;
+        bits & 0x8000 | magnitude
+    });
+    std::array::from_fn(|i| raised[2 * i] | raised[2 * i + 1] << 16)
 }
 
 /// Even and odd column of four rows, times 2^-112.
@@ -134,10 +120,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn normal_values_are_raised_without_branches() {
-        for bits in (0..=u16::MAX).filter(|bits| matches!(bits & 0x7fff, 0 | 0x400..0x7c00)) {
-            for shift in 0..=30 - (bits >> 10 & 0x1f) {
-                assert_eq!(raise_normal(bits, shift), raise(bits, shift), "{bits:#06x}, {shift}");
+    fn every_value_is_raised_exactly() {
+        for value in (0..=u16::MAX).map(f16::from_bits).filter(|value| value.is_finite()) {
+            for shift in 0..=30 - u32::from(value.to_bits() >> 10 & 0x1f) {
+                let [word, ..] = raise(&[value; 32], shift);
+                let raised = f16::from_bits(word as u16);
+                assert_eq!(word >> 16, word & 0xffff);
+                assert_eq!(
+                    raised.to_f32().to_bits(),
+                    (value.to_f32() * (1u32 << shift) as f32).to_bits(),
+                    "{value:?}, {shift}"
+                );
             }
         }
     }

@@ -38,8 +38,8 @@ type Tile = [Vec<[f32; 8]>; 2];
 
 /// How the weights of a matrix are held.
 trait Form {
-    /// Stores one row of finite values.
-    fn write_row(&mut self, row: usize, values: &[f16]);
+    /// Stores neighbouring rows of one panel, `row` and on, of finite values.
+    fn write_rows<const K: usize>(&mut self, row: usize, values: [&[f16]; K]);
     /// Reads one row back.
     fn read_row(&self, row: usize, out: &mut [f32]);
     /// The products of some panels' rows with the one row of x.
@@ -53,6 +53,7 @@ trait Form {
 /// (rows, cols) of weights; cols is a multiple of 32.
 pub struct Panels {
     rows: usize,
+    cols: usize,
     store: Store,
 }
 
@@ -68,25 +69,25 @@ impl Panels {
             Precision::F16 => Store::F16(half_floats::Weights::new(panels, cols)?),
             Precision::Q8 => Store::Q8(bytes::Weights::new(panels, cols)?),
         };
-        Ok(Panels { rows, store })
+        Ok(Panels { rows, cols, store })
     }
 
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Stores one row.
+    /// Stores whole rows, `first` and on. Every row must be written once before any is read.
     ///
     /// # Errors
     /// [`Error::Tensor`] without the tensor's name if a value is infinite or NaN.
-    pub fn write_row(&mut self, row: usize, values: &[f16]) -> Result<()> {
+    pub fn write_rows(&mut self, first: usize, values: &[f16]) -> Result<()> {
         // Every exponent below that of infinities: a maximum is vectorised, a search is not.
         if largest(values) >= 0x7c00 {
             return Err(Error::tensor("", "holds a value that is not finite"));
         }
         match &mut self.store {
-            Store::F16(weights) => weights.write_row(row, values),
-            Store::Q8(weights) => weights.write_row(row, values),
+            Store::F16(weights) => write_rows(weights, self.cols, first, values),
+            Store::Q8(weights) => write_rows(weights, self.cols, first, values),
         }
         Ok(())
     }
@@ -105,6 +106,29 @@ impl Panels {
             Store::F16(weights) => product(weights, self.rows, x, out, scratch),
             Store::Q8(weights) => product(weights, self.rows, x, out, scratch),
         }
+    }
+}
+
+/// Panel by panel where whole ones come, which takes a quarter of the time of row by row.
+fn write_rows(weights: &mut impl Form, cols: usize, mut row: usize, mut values: &[f16]) {
+    while !values.is_empty() {
+        let whole = row.is_multiple_of(ROWS) && values.len() >= ROWS * cols;
+        let count = if whole { ROWS } else { 1 };
+        let (now, later) = values.split_at(count * cols);
+        if whole {
+            weights.write_rows::<ROWS>(row, std::array::from_fn(|i| &now[i * cols..][..cols]));
+        } else {
+            weights.write_rows(row, [now]);
+        }
+        (row, values) = (row + count, later);
+    }
+}
+
+/// Puts neighbouring rows, `at` and on, into blocks.
+fn put<const K: usize, const N: usize>(blocks: &mut [Block; N], at: usize, rows: &[[u32; N]; K]) {
+    for (i, block) in blocks.iter_mut().enumerate() {
+        let words = &mut block.as_flattened_mut()[at..][..K];
+        words.iter_mut().zip(rows).for_each(|(word, row)| *word = row[i]);
     }
 }
 
@@ -261,8 +285,14 @@ mod tests {
 
     fn panels(weights: &[f16], cols: usize, precision: Precision) -> Panels {
         let mut panels = Panels::new(weights.len() / cols, cols, precision).unwrap();
-        for (row, weights) in weights.chunks_exact(cols).enumerate() {
-            panels.write_row(row, weights).unwrap();
+        // In parts, so that panels come whole and torn.
+        let (mut row, mut part) = (0, 1);
+        for weights in weights.chunks(23 * cols) {
+            for weights in weights.chunks(part * cols) {
+                panels.write_rows(row, weights).unwrap();
+                row += weights.len() / cols;
+            }
+            part = 23;
         }
         panels
     }
@@ -341,7 +371,7 @@ mod tests {
             for precision in [Precision::F16, Precision::Q8] {
                 let mut row = [f16::ONE; 32];
                 row[17] = value;
-                let error = Panels::new(1, 32, precision).unwrap().write_row(0, &row).unwrap_err();
+                let error = Panels::new(1, 32, precision).unwrap().write_rows(0, &row).unwrap_err();
                 assert_eq!(error.code(), Error::tensor("", "").code());
             }
         }
