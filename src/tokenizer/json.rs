@@ -86,7 +86,7 @@ impl File {
         if model.dropout.is_some_and(|dropout| dropout != 0.0) {
             return Err(broken("dropout is not supported: ids would be random"));
         }
-        let highest = self.highest_id();
+        let highest = self.added_tokens.iter().map(|added| added.id).fold(self.highest_id(), u32::max);
         if highest as usize >= MAX_VOCAB {
             return Err(broken(format!("token id {highest}: at most {MAX_VOCAB} tokens are supported")));
         }
@@ -118,10 +118,9 @@ impl File {
         Ok(())
     }
 
-    /// Of the vocabulary and the added tokens.
+    /// Of the vocabulary.
     pub fn highest_id(&self) -> u32 {
-        let highest = self.model.vocab.as_ref().map_or(0, |tokens| tokens.highest);
-        self.added_tokens.iter().map(|added| added.id).fold(highest, u32::max)
+        self.model.vocab.as_ref().map_or(0, |tokens| tokens.highest)
     }
 
     /// The token that the post-processor puts before a text.
