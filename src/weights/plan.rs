@@ -12,7 +12,7 @@ use std::ops::Range;
 
 /// Longest piece, in bytes: the unit of download, verification and storage.
 #[cfg(not(test))]
-pub const PIECE: u64 = 8 << 20;
+pub const PIECE: u64 = 4 << 20;
 /// Small, so that tests of many pieces are fast.
 #[cfg(test)]
 pub const PIECE: u64 = 4 << 10;

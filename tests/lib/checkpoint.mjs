@@ -75,7 +75,7 @@ export function checkpoint({ seed, shards, manifest = false, megabytes = 1 }) {
   files.set('model.safetensors.index.json', Buffer.from(JSON.stringify({ metadata: { total_size: total }, weight_map: weightMap })));
   if (manifest) {
     const entries = [...files].map(([name, bytes]) => ({ name, size: bytes.length, sha256: sha256(bytes) }));
-    files.set('manifest.json', Buffer.from(JSON.stringify({ format: 'mobilellm-weights', version: 1, piece_size: 8 << 20, files: entries, tensors: listed })));
+    files.set('manifest.json', Buffer.from(JSON.stringify({ format: 'mobilellm-weights', version: 1, piece_size: 4 << 20, files: entries, tensors: listed })));
   }
   return files;
 }

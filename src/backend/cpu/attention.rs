@@ -1,15 +1,15 @@
 //! Keys and values, and attention over them.
 //!
-//! A cache grows by chunks of [`CHUNK`] positions that hold every layer, so memory follows the text and nothing is moved.
-//! In a chunk, for each (layer, key/value head): keys as 16-position tiles (head_dim, 16), so that 16 scores are a
-//! product of splat query values; then values as they come, (CHUNK, head_dim).
+//! A cache grows by chunks of [`CHUNK`] positions, one for each layer, so memory follows the text and nothing is moved; they are
+//! small enough to fit where a load has left free memory. In a chunk, for each key/value head: keys as 16-position tiles
+//! (head_dim, 16), so that 16 scores are a product of splat query values; then values as they come, (CHUNK, head_dim).
 
 use super::lanes::{F4, madd};
 use super::math::softmax;
 use crate::error::Result;
 
 /// Positions of a chunk.
-pub const CHUNK: usize = 64;
+const CHUNK: usize = 32;
 /// Positions of a key tile.
 const TILE: usize = 16;
 
@@ -18,6 +18,7 @@ pub struct Cache {
     layers: usize,
     heads: usize,
     head_dim: usize,
+    /// (chunk, layer).
     chunks: Vec<Vec<f32>>,
 }
 
@@ -28,8 +29,8 @@ impl Cache {
 
     /// Makes room for `positions`.
     pub fn grow(&mut self, positions: usize) -> Result<()> {
-        while self.chunks.len() * CHUNK < positions {
-            let size = self.layers * self.heads * 2 * CHUNK * self.head_dim;
+        let size = self.heads * 2 * CHUNK * self.head_dim;
+        while self.chunks.len() < positions.div_ceil(CHUNK) * self.layers {
             let mut chunk = super::reserved(size, "KV cache")?;
             chunk.resize(size, 0.0);
             self.chunks.push(chunk);
@@ -45,18 +46,17 @@ impl Cache {
         Ok(copy)
     }
 
-    /// Where a head's keys begin in its chunk, and where its values do.
-    fn place(&self, layer: usize, head: usize) -> (usize, usize) {
+    /// Where a head's keys begin in a chunk, and where its values do.
+    fn place(&self, head: usize) -> (usize, usize) {
         let size = CHUNK * self.head_dim;
-        let keys = (layer * self.heads + head) * 2 * size;
-        (keys, keys + size)
+        (head * 2 * size, (head * 2 + 1) * size)
     }
 
     /// Stores the key and value of one position.
     pub fn write(&mut self, layer: usize, head: usize, position: usize, key: &[f32], value: &[f32]) {
-        let (keys, values) = self.place(layer, head);
+        let (keys, values) = self.place(head);
         let dim = self.head_dim;
-        let chunk = &mut self.chunks[position / CHUNK];
+        let chunk = &mut self.chunks[position / CHUNK * self.layers + layer];
         let at = position % CHUNK;
         let tile = &mut chunk[keys + at / TILE * TILE * dim..][..TILE * dim];
         tile.as_chunks_mut::<TILE>().0.iter_mut().zip(key).for_each(|(column, key)| column[at % TILE] = *key);
@@ -66,14 +66,14 @@ impl Cache {
     /// out = softmax(q . keys) . values over the first `n` positions. `q` holds consecutive query heads that share this
     /// key/value head, already scaled by head_dim^-1/2; `out` has the same shape.
     pub fn attend(&self, layer: usize, head: usize, n: usize, q: &[f32], scores: &mut Vec<f32>, out: &mut [f32]) {
-        let (keys, values) = self.place(layer, head);
+        let (keys, values) = self.place(head);
         let dim = self.head_dim;
         let queries = q.len() / dim;
         let width = n.next_multiple_of(TILE);
         scores.resize(queries * width, 0.0);
         for tile in 0..width / TILE {
             let start = tile * TILE;
-            let chunk = &self.chunks[start / CHUNK];
+            let chunk = &self.chunks[start / CHUNK * self.layers + layer];
             let columns = chunk[keys + start % CHUNK * dim..][..TILE * dim].as_chunks::<TILE>().0;
             for (q, scores) in q.chunks_exact(dim).zip(scores.chunks_exact_mut(width)) {
                 score(columns, q, &mut scores.as_chunks_mut::<TILE>().0[tile]);
@@ -82,7 +82,8 @@ impl Cache {
         for (scores, out) in scores.chunks_exact_mut(width).zip(out.chunks_exact_mut(dim)) {
             let inverse = softmax(scores, n);
             out.fill(0.0);
-            for (chunk, weights) in self.chunks.iter().zip(scores[..n].chunks(CHUNK)) {
+            let chunks = self.chunks.iter().skip(layer).step_by(self.layers);
+            for (chunk, weights) in chunks.zip(scores[..n].chunks(CHUNK)) {
                 mix(&chunk[values..][..weights.len() * dim], weights, out);
             }
             out.iter_mut().for_each(|v| *v *= inverse);
