@@ -38,7 +38,11 @@ export class PieceReader {
     } catch {
       return;
     }
-    this.#worker.onerror = () => this.end();
+    this.#worker.onerror = (event) => {
+      // The engine goes on without it.
+      event.preventDefault();
+      this.end();
+    };
     this.#worker.onmessage = ({ data }: { data: Answer }) => {
       const waiting = this.#waiting.get(data.id);
       this.#waiting.delete(data.id);

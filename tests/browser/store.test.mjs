@@ -4,7 +4,7 @@ import { after, before, test } from 'node:test';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { root } from '../../scripts/lib.mjs';
-import { open } from '../lib/browser.mjs';
+import { open, patchWorkers } from '../lib/browser.mjs';
 import { references } from '../lib/reference.mjs';
 
 let session;
@@ -61,6 +61,37 @@ test('a second load asks the network for nothing', async () => {
   assert.equal(text, references[2].text);
   assert.equal(progress.cachedBytes, progress.totalBytes);
   assert.deepEqual(asked, []);
+});
+
+test('pieces are read in a worker of their own, and without one where it fails', async () => {
+  const counted = `const read = Blob.prototype.arrayBuffer; Blob.prototype.arrayBuffer = function () {
+    if (this.size > 1e6) new BroadcastChannel('reads').postMessage(Boolean(globalThis.reads));
+    return read.call(this);
+  };
+  addEventListener('message', ({ data }) => { globalThis.reads ??= Boolean(data.read); });`;
+  const cases = {
+    works: counted,
+    'cannot start': `${counted} globalThis.Worker = class { constructor() { throw new Error('refused'); } };`,
+    dies: `${counted} addEventListener('message', ({ data }) => { if (data.read?.id === 6) setTimeout(() => { throw new Error('reader dies'); }); });`,
+  };
+  for (const [name, code] of Object.entries(cases)) {
+    await patchWorkers(session.page, code);
+    const { beside, alone, progress, text } = await inPage(async () => {
+      let [beside, alone, progress] = [0, 0];
+      const channel = new BroadcastChannel('reads');
+      channel.onmessage = ({ data }) => (data ? beside++ : alone++);
+      const llm = await MobileLLM.load('/models/demo/', { threads: 1, onProgress: (p) => (progress = p) });
+      const chat = await llm.session();
+      const { text } = await chat.send('what can you do?').result;
+      await llm.close();
+      channel.close();
+      return { beside, alone, progress, text };
+    });
+    await session.page.unroute('**/worker.js');
+    assert.equal(text, references[2].text, name);
+    assert.equal(progress.cachedBytes, progress.totalBytes, name);
+    assert.ok(name === 'cannot start' ? beside === 0 && alone > 0 : beside > 0 && (name === 'works') === (alone === 0), `${name}: ${beside} and ${alone}`);
+  }
 });
 
 test("the user's own files", async () => {
