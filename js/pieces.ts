@@ -21,17 +21,18 @@ export interface FoundPiece {
   digests: Uint8Array;
 }
 
-type Answer = { id: number } & ({ found: FoundPiece | null } | { failed: string });
+type Answer = { reading: true } | ({ id: number } & ({ found: FoundPiece | null } | { failed: string }));
 
-/** The engine's side. */
+/** The engine's side. Nothing waits for the worker to start, which the network may delay: until then every read fails. */
 export class PieceReader {
   #worker: Worker | null = null;
+  #started = false;
   readonly #waiting = new Map<number, { resolve(found: FoundPiece | null): void; reject(error: Error): void }>();
   #last = 0;
   /** By key. */
   readonly #expected = new Map<string, Promise<FoundPiece | null>>();
 
-  /** `script` is this worker's own. A worker that cannot start fails every read. */
+  /** `script` is this worker's own. */
   constructor(script: string) {
     try {
       this.#worker = new Worker(script, { type: 'module' });
@@ -43,7 +44,12 @@ export class PieceReader {
       event.preventDefault();
       this.end();
     };
+    this.#worker.postMessage({ read: null });
     this.#worker.onmessage = ({ data }: { data: Answer }) => {
+      if ('reading' in data) {
+        this.#started = true;
+        return;
+      }
       const waiting = this.#waiting.get(data.id);
       this.#waiting.delete(data.id);
       if ('found' in data) waiting?.resolve(data.found);
@@ -53,6 +59,7 @@ export class PieceReader {
 
   /** Begins to read a piece that {@link read} will be asked for. */
   expect(database: string, store: string, key: string, block: number): void {
+    if (!this.#started) return;
     const found = this.#ask(database, store, key, block);
     // Where it is never asked for, nobody needs to know that it failed.
     found.catch(() => undefined);
@@ -68,11 +75,14 @@ export class PieceReader {
 
   #ask(database: string, store: string, key: string, block: number): Promise<FoundPiece | null> {
     return new Promise((resolve, reject) => {
+      if (!this.#started) {
+        reject(new Error('there is no worker that reads pieces'));
+        return;
+      }
       const id = ++this.#last;
       this.#waiting.set(id, { resolve, reject });
       const read: PieceRequest = { id, database, store, key, block };
-      if (this.#worker) this.#worker.postMessage({ read });
-      else this.end();
+      this.#worker?.postMessage({ read });
     });
   }
 
@@ -80,17 +90,22 @@ export class PieceReader {
   end(): void {
     this.#worker?.terminate();
     this.#worker = null;
-    for (const { reject } of this.#waiting.values()) reject(new Error('there is no worker that reads pieces'));
+    this.#started = false;
+    for (const { reject } of this.#waiting.values()) reject(new Error('the worker that reads pieces ended'));
     this.#waiting.clear();
   }
 }
 
 let opened: Promise<IDBPDatabase> | null = null;
 
-/** The worker's side: answers with a {@link FoundPiece}. */
-export async function servePiece(request: PieceRequest): Promise<void> {
-  const { id } = request;
+/** The worker's side: answers with a {@link FoundPiece}, or that it is there. */
+export async function servePiece(request: PieceRequest | null): Promise<void> {
   const post = (answer: Answer, transfer: Transferable[] = []) => self.postMessage(answer, { transfer });
+  if (!request) {
+    post({ reading: true });
+    return;
+  }
+  const { id } = request;
   try {
     const found = await readPiece(request);
     post({ id, found }, found ? [found.bytes] : []);

@@ -357,7 +357,7 @@ const handlers: Handlers = {
 };
 
 let tail: Promise<unknown> = Promise.resolve();
-function receive(message: ToWorker | { follow: FollowRequest } | { read: PieceRequest }): void {
+function receive(message: ToWorker | { follow: FollowRequest } | { read: PieceRequest | null }): void {
   if ('read' in message) {
     void servePiece(message.read);
     return;

@@ -64,30 +64,53 @@ test('a second load asks the network for nothing', async () => {
 });
 
 test('pieces are read in a worker of their own, and without one where it fails', async () => {
-  const counted = `const read = Blob.prototype.arrayBuffer; Blob.prototype.arrayBuffer = function () {
-    if (this.size > 1e6) new BroadcastChannel('reads').postMessage(Boolean(globalThis.reads));
-    return read.call(this);
-  };
-  addEventListener('message', ({ data }) => { globalThis.reads ??= Boolean(data.read); });`;
+  // Only the engine's own worker can be patched from here.
+  const counted = `
+    const say = (place) => postMessage({ event: 'warning', detail: { reason: place, message: 'a piece was read' } });
+    const read = Blob.prototype.arrayBuffer;
+    Blob.prototype.arrayBuffer = function () {
+      if (this.size > 1e6) say('alone');
+      return read.call(this);
+    };
+    const Plain = Worker;
+    globalThis.Worker = class extends Plain {
+      constructor(...values) {
+        super(...values);
+        this.addEventListener('message', ({ data }) => {
+          if (!(data.found?.bytes.byteLength > 1e6)) return;
+          this.used = true;
+          say('beside');
+        });
+      }
+    };`;
   const cases = {
     works: counted,
     'cannot start': `${counted} globalThis.Worker = class { constructor() { throw new Error('refused'); } };`,
-    dies: `${counted} addEventListener('message', ({ data }) => { if (data.read?.id === 6) setTimeout(() => { throw new Error('reader dies'); }); });`,
+    dies: `${counted} globalThis.Worker = class extends Worker {
+      postMessage(message) {
+        if (!this.used) return super.postMessage(message);
+        this.terminate();
+        this.dispatchEvent(new ErrorEvent('error', { cancelable: true }));
+      }
+    };`,
   };
   for (const [name, code] of Object.entries(cases)) {
-    await patchWorkers(session.page, code);
-    const { beside, alone, progress, text } = await inPage(async () => {
-      let [beside, alone, progress] = [0, 0];
-      const channel = new BroadcastChannel('reads');
-      channel.onmessage = ({ data }) => (data ? beside++ : alone++);
-      const llm = await MobileLLM.load('/models/demo/', { threads: 1, onProgress: (p) => (progress = p) });
+    const page = await session.browser.newPage();
+    await patchWorkers(page, code);
+    await page.goto(`${session.url}tests/lib/blank.html`);
+    await page.waitForFunction('globalThis.ready');
+    const { beside, alone, progress, text } = await page.evaluate(async () => {
+      await (await MobileLLM.load('/models/demo/', { threads: 1 })).close();
+      const places = [];
+      let progress;
+      const llm = await MobileLLM.load('/models/demo/', { threads: 1, onWarning: ({ reason }) => places.push(reason), onProgress: (p) => (progress = p) });
       const chat = await llm.session();
       const { text } = await chat.send('what can you do?').result;
       await llm.close();
-      channel.close();
-      return { beside, alone, progress, text };
+      const count = (place) => places.filter((one) => one === place).length;
+      return { beside: count('beside'), alone: count('alone'), progress, text };
     });
-    await session.page.unroute('**/worker.js');
+    await page.close();
     assert.equal(text, references[2].text, name);
     assert.equal(progress.cachedBytes, progress.totalBytes, name);
     assert.ok(name === 'cannot start' ? beside === 0 && alone > 0 : beside > 0 && (name === 'works') === (alone === 0), `${name}: ${beside} and ${alone}`);
