@@ -287,7 +287,8 @@ const handlers: Handlers = {
         return null;
       }
     };
-    const reader = request.cache === 'indexeddb' && !node ? new PieceReader(import.meta.url) : undefined;
+    const stored = request.cache === 'indexeddb' && request.source.kind !== 'files' && !node;
+    const reader = stored ? new PieceReader(import.meta.url) : undefined;
     try {
       const forEngine = { ...request, device: chosen.device, environment: navigatorLike.userAgent ?? '' };
       engine = await wasm.Engine.load(forEngine, onEvent, threads > 1 ? startThreads : undefined, reader);
