@@ -1,7 +1,7 @@
 //! The file `tokenizer.json` of the `tokenizers` library, as far as it is supported.
 //!
-//! The library's own reading takes several times as long, because it buffers the model to find out of which kind it is, and panics
-//! on some files: here the model is read straight into what [`BPE`] is built from, after a check of everything around it.
+//! The library's own reading takes twice as long, because it buffers the model to find out of which kind it is, and panics on
+//! some files: here the model is read straight into what [`BPE`] is built from, after a check of everything around it.
 
 use super::MAX_VOCAB;
 use crate::error::{Error, Result};
