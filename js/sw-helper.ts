@@ -20,7 +20,7 @@ export interface Shell {
 
 /** The parts of ServiceWorkerGlobalScope that are used: the `webworker` and `dom` libraries of TypeScript exclude each other. */
 interface ShellScope {
-  readonly registration: { readonly scope: string; readonly waiting: { postMessage(message: unknown): void } | null };
+  readonly registration: { readonly scope: string; readonly waiting: object | null; readonly active: ServiceWorker | null };
   readonly clients: { matchAll(options?: { type: 'window' }): Promise<readonly unknown[]>; claim(): Promise<void> };
   skipWaiting(): Promise<void>;
   addEventListener(type: string, listener: (event: any) => void): void;
@@ -29,6 +29,16 @@ interface Extendable { waitUntil(promise: Promise<unknown>): void }
 interface FetchLike extends Extendable { readonly request: Request; respondWith(response: Promise<Response>): void }
 
 const CACHE = 'mobilellm-shell';
+
+/** What a tab shows while the new version takes over. It loads its address again once that is done: until then the old one would answer. */
+const HANDOVER = `<!doctype html><meta charset="utf-8"><title>Updating</title><script>
+navigator.serviceWorker.getRegistration().then((registration) => {
+  const next = registration && registration.waiting;
+  if (!next) return location.reload();
+  next.onstatechange = () => { if (next.state === 'activated' || next.state === 'redundant') location.reload(); };
+  next.postMessage('update');
+});
+</script>`;
 
 /** Registers the install, activate, fetch and message handlers: call it while the worker script first runs. */
 export function installShell(scope: ShellScope, { files, isolate = true }: Shell): void {
@@ -66,8 +76,7 @@ export function installShell(scope: ShellScope, { files, isolate = true }: Shell
   const answer = async (request: Request, hash: string | undefined) => {
     if (request.mode === 'navigate' && scope.registration.waiting && (await scope.clients.matchAll({ type: 'window' })).length < 2) {
       // This tab is the only one and is being left: let the new version take over, then load from it.
-      scope.registration.waiting.postMessage('update');
-      return new Response(null, { headers: { refresh: '0' } });
+      return new Response(HANDOVER, { headers: { 'content-type': 'text/html' } });
     }
     const cached = hash && (await (await caches.open(CACHE)).match(key(hash)));
     return isolated(cached || (await fetch(request)));
@@ -96,7 +105,23 @@ export function installShell(scope: ShellScope, { files, isolate = true }: Shell
     if (hash || (document && new URL(request.url).origin === base.origin)) event.respondWith(answer(request, hash));
   });
 
-  scope.addEventListener('message', (event: { data: unknown }) => {
-    if (event.data === 'update') void scope.skipWaiting();
+  // Chromium (seen in 156) often keeps an active worker for minutes if it is idle when it is asked to go, but lets one go that becomes
+  // idle thereafter. So the next version has the active one keep itself busy while it asks.
+  const takeOver = async () => {
+    const { port1, port2 } = new MessageChannel();
+    const busy = new Promise((resolve) => { port1.onmessage = resolve; });
+    scope.registration.active?.postMessage('yield', [port2]);
+    await Promise.race([busy, pause(1000)]);
+    await scope.skipWaiting();
+  };
+
+  scope.addEventListener('message', (event: Extendable & { data: unknown; ports: readonly MessagePort[] }) => {
+    if (event.data === 'update') event.waitUntil(takeOver());
+    if (event.data === 'yield') {
+      event.ports[0]?.postMessage('busy');
+      event.waitUntil(pause(500));
+    }
   });
 }
+
+const pause = (ms: number) => new Promise((resolve) => { setTimeout(resolve, ms); });

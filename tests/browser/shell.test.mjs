@@ -97,8 +97,9 @@ test('with two tabs open the old version stays until one asks for the new', asyn
   assert.equal(await says(other), 'two');
   await page.evaluate(async () => {
     const taken = new Promise((done) => navigator.serviceWorker.addEventListener('controllerchange', done, { once: true }));
+    const late = new Promise((_, reject) => setTimeout(reject, 30_000, new Error('the new version did not take over')));
     (await navigator.serviceWorker.getRegistration()).waiting.postMessage('update');
-    await taken;
+    await Promise.race([taken, late]);
   });
   await page.reload();
   assert.equal(await says(page), 'three');
