@@ -388,10 +388,10 @@ mod tests {
     use super::*;
     use crate::backend::cpu::Cpu;
 
-    /// In 8 bits, one row of activations is held in integers too: 16 bits of them.
+    /// Beside 8-bit weights, keys and values are held as f16, and one row of activations in integers of 16 bits.
     #[test]
     fn one_cpu_thread() {
-        for (precision, tolerance) in [(Precision::F16, 1e-4), (Precision::Q8, 1e-3)] {
+        for (precision, tolerance) in [(Precision::F16, 1e-4), (Precision::Q8, 2e-3)] {
             let report = pollster::block_on(check(|config| Ok(Cpu::new(config, precision)), precision, tolerance));
             let report = report.unwrap();
             println!("{} {precision:?}: {report}", Cpu::lanes());

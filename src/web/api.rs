@@ -238,16 +238,16 @@ pub async fn estimate(#[wasm_bindgen(unchecked_param_type = "object")] request: 
     let context = engine::context_length(&config, request.context_length)? as u64;
     let sizes = checkpoint.sizes().await;
     let remote = checkpoint.source().remote(); // else nothing is fetched or stored
-    // An element of a cache: f16 or f32, by backend; q8: a byte, and a bf16 scale for 32 of them.
+    // Keys and values: on the GPU f32 and f16; on the CPU f32, beside q8 f16. A q8 weight: a byte, and a bf16 scale for 32.
     let cached = context * (config.order().len() * config.kv_width()) as u64;
     let held = |bytes: f64| (config.parameters() as f64 * bytes) as u64;
     let q8 = 1.0 + 2.0 / crate::backend::q8::GROUP as f64;
-    let each = if request.dtype == Precision::Q8 { q8 } else { 2.0 };
+    let (each, cpu_pair) = if request.dtype == Precision::Q8 { (q8, 4) } else { (2.0, 8) };
     to_js(&Estimate {
         download_bytes: if remote { sizes.missing_bytes } else { 0 },
         disk_bytes: if remote { sizes.total_bytes } else { 0 },
         gpu_bytes: held(each) + cached * 6,
-        cpu_bytes: held(each) + cached * 8,
+        cpu_bytes: held(each) + cached * cpu_pair,
         free_bytes: sizes.free_bytes,
     })
 }

@@ -1,133 +1,212 @@
 //! Keys and values, and attention over them.
 //!
 //! A cache grows by chunks of [`CHUNK`] positions, one for each layer, so memory follows the text and nothing is moved; they are
-//! small enough to fit where a load has left free memory. In a chunk, for each key/value head: keys as 16-position tiles
-//! (head_dim, 16), so that 16 scores are a product of splat query values; then values as they come, (CHUNK, head_dim).
+//! small enough to fit where a load has left free memory. In a chunk, for each key/value head: keys, (CHUNK / 8, head_dim, 8
+//! positions), so that 8 scores are sums of products with splat query values; then values, (head_dim / 8, CHUNK, 8 columns), so
+//! that 8 columns are such sums too.
+//!
+//! Beside weights in f16 they are f32, beside weights in 8 bits f16: their rounding (2^-11) is far below that of the weights.
 
 use super::lanes::{F4, madd};
-use super::math::softmax;
+use super::math::{narrow, softmax, widen};
+use crate::backend::Precision;
 use crate::error::Result;
 
 /// Positions of a chunk.
 const CHUNK: usize = 32;
-/// Positions of a key tile.
-const TILE: usize = 16;
+/// Query heads that are computed together: with 8 positions or columns 8 sums of four.
+const HEADS: usize = 4;
 
 /// Keys and values of one session: all layers, the key/value heads of one rank.
-pub struct Cache {
+pub trait Cache {
+    /// Makes room for `positions`.
+    fn grow(&mut self, positions: usize) -> Result<()>;
+    /// A copy of the first `len` positions.
+    fn fork(&self, len: usize) -> Result<Box<dyn Cache>>;
+    /// Stores the key and value of one position.
+    fn write(&mut self, layer: usize, head: usize, position: usize, key: &[f32], value: &[f32]);
+    /// out = softmax(q . keys) . values over the first `n` positions. `q` holds consecutive query heads that share this
+    /// key/value head, already scaled by head_dim^-1/2; `out` has the same shape.
+    fn attend(&self, layer: usize, head: usize, n: usize, q: &[f32], scratch: &mut Vec<f32>, out: &mut [f32]);
+}
+
+/// An empty cache beside weights of this precision.
+pub fn cache(precision: Precision, layers: usize, heads: usize, head_dim: usize) -> Box<dyn Cache> {
+    match precision {
+        Precision::F16 => Box::new(Chunks::<[[f32; 4]; 2]>::new(layers, heads, head_dim)),
+        Precision::Q8 => Box::new(Chunks::<[u32; 4]>::new(layers, heads, head_dim)),
+    }
+}
+
+/// Eight neighbouring keys or values as they are kept.
+trait Eight: Copy + 'static {
+    const ZERO: Self;
+    /// What [`Eight::load`] gives is to be multiplied by this.
+    const SCALE: f32;
+    fn set(&mut self, at: usize, value: f32);
+    fn load(&self) -> [F4; 2];
+}
+
+impl Eight for [[f32; 4]; 2] {
+    const ZERO: Self = [[0.0; 4]; 2];
+    const SCALE: f32 = 1.0;
+
+    fn set(&mut self, at: usize, value: f32) {
+        self[at / 4][at % 4] = value;
+    }
+
+    #[inline(always)]
+    fn load(&self) -> [F4; 2] {
+        self.each_ref().map(F4::load)
+    }
+}
+
+/// f16: word i holds value i in its low half, value i + 4 in its high half.
+impl Eight for [u32; 4] {
+    const ZERO: Self = [0; 4];
+    const SCALE: f32 = f32::from_bits((127 + 112) << 23);
+
+    fn set(&mut self, at: usize, value: f32) {
+        let shift = at / 4 * 16;
+        self[at % 4] = self[at % 4] & !(0xffff << shift) | u32::from(narrow(value)) << shift;
+    }
+
+    #[inline(always)]
+    fn load(&self) -> [F4; 2] {
+        widen(self)
+    }
+}
+
+struct Chunks<E> {
     layers: usize,
     heads: usize,
     head_dim: usize,
     /// (chunk, layer).
-    chunks: Vec<Vec<f32>>,
+    chunks: Vec<Vec<E>>,
 }
 
-impl Cache {
-    pub fn new(layers: usize, heads: usize, head_dim: usize) -> Self {
-        Cache { layers, heads, head_dim, chunks: Vec::new() }
+impl<E: Eight> Chunks<E> {
+    fn new(layers: usize, heads: usize, head_dim: usize) -> Self {
+        Chunks { layers, heads, head_dim, chunks: Vec::new() }
     }
 
-    /// Makes room for `positions`.
-    pub fn grow(&mut self, positions: usize) -> Result<()> {
-        let size = self.heads * 2 * CHUNK * self.head_dim;
+    /// Eights of one head's keys, or values, in a chunk.
+    fn size(&self) -> usize {
+        CHUNK * self.head_dim / 8
+    }
+
+    /// Where a head's keys begin in a chunk, and where its values do.
+    fn place(&self, head: usize) -> (usize, usize) {
+        (head * 2 * self.size(), (head * 2 + 1) * self.size())
+    }
+
+    /// [`Cache::attend`] for H query heads: each key and value is loaded once for all of them.
+    fn attend_heads<const H: usize>(
+        &self,
+        layer: usize,
+        head: usize,
+        n: usize,
+        q: &[f32],
+        scratch: &mut Vec<f32>,
+        out: &mut [f32],
+    ) {
+        let (keys, values) = self.place(head);
+        let dim = self.head_dim;
+        let width = n.next_multiple_of(8);
+        let chunks = || self.chunks.iter().skip(layer).step_by(self.layers);
+        scratch.resize(H * (width + width.max(dim)), 0.0);
+        let (scores, factors) = scratch.split_at_mut(H * width);
+        let factors = factors.as_chunks_mut::<H>().0;
+        for (h, q) in q.chunks_exact(dim).enumerate() {
+            factors.iter_mut().zip(q).for_each(|(factors, q)| factors[h] = q * E::SCALE);
+        }
+        let tiles = chunks().flat_map(|chunk| chunk[keys..values].chunks_exact(dim));
+        for (tile, start) in tiles.zip((0..n).step_by(8)) {
+            let sums = products(tile, factors, [[F4::splat(0.0); 2]; H]);
+            for (h, sums) in sums.into_iter().enumerate() {
+                let quads = scores[h * width + start..].as_chunks_mut().0;
+                sums.into_iter().zip(quads).for_each(|(sum, out)| sum.store(out));
+            }
+        }
+        for (h, scores) in scores.chunks_exact_mut(width).enumerate() {
+            let scale = softmax(scores, n) * E::SCALE;
+            factors.iter_mut().zip(scores).for_each(|(factors, score)| factors[h] = *score * scale);
+        }
+        out.fill(0.0);
+        for (chunk, weights) in chunks().zip(factors[..n].chunks(CHUNK)) {
+            for (i, column) in chunk[values..][..self.size()].chunks_exact(CHUNK).enumerate() {
+                let quads = |h| h * dim + 8 * i..h * dim + 8 * i + 8;
+                let sums =
+                    std::array::from_fn(|h| out[quads(h)].as_chunks().0).map(|q| [F4::load(&q[0]), F4::load(&q[1])]);
+                for (h, sums) in products(&column[..weights.len()], weights, sums).into_iter().enumerate() {
+                    let quads = out[quads(h)].as_chunks_mut().0;
+                    sums.into_iter().zip(quads).for_each(|(sum, out)| sum.store(out));
+                }
+            }
+        }
+    }
+}
+
+impl<E: Eight> Cache for Chunks<E> {
+    fn grow(&mut self, positions: usize) -> Result<()> {
+        let size = self.heads * 2 * self.size();
         while self.chunks.len() < positions.div_ceil(CHUNK) * self.layers {
             let mut chunk = super::reserved(size, "KV cache")?;
-            chunk.resize(size, 0.0);
+            chunk.resize(size, E::ZERO);
             self.chunks.push(chunk);
         }
         Ok(())
     }
 
-    /// A copy of the first `len` positions.
-    pub fn fork(&self, len: usize) -> Result<Self> {
-        let mut copy = Cache::new(self.layers, self.heads, self.head_dim);
+    fn fork(&self, len: usize) -> Result<Box<dyn Cache>> {
+        let mut copy = Self::new(self.layers, self.heads, self.head_dim);
         copy.grow(len)?;
         copy.chunks.iter_mut().zip(&self.chunks).for_each(|(to, from)| to.copy_from_slice(from));
-        Ok(copy)
+        Ok(Box::new(copy))
     }
 
-    /// Where a head's keys begin in a chunk, and where its values do.
-    fn place(&self, head: usize) -> (usize, usize) {
-        let size = CHUNK * self.head_dim;
-        (head * 2 * size, (head * 2 + 1) * size)
-    }
-
-    /// Stores the key and value of one position.
-    pub fn write(&mut self, layer: usize, head: usize, position: usize, key: &[f32], value: &[f32]) {
+    fn write(&mut self, layer: usize, head: usize, position: usize, key: &[f32], value: &[f32]) {
         let (keys, values) = self.place(head);
         let dim = self.head_dim;
         let chunk = &mut self.chunks[position / CHUNK * self.layers + layer];
         let at = position % CHUNK;
-        let tile = &mut chunk[keys + at / TILE * TILE * dim..][..TILE * dim];
-        tile.as_chunks_mut::<TILE>().0.iter_mut().zip(key).for_each(|(column, key)| column[at % TILE] = *key);
-        chunk[values + at * dim..][..dim].copy_from_slice(value);
+        for (eight, key) in chunk[keys + at / 8 * dim..].iter_mut().zip(key) {
+            eight.set(at % 8, *key);
+        }
+        for (eight, values) in chunk[values + at..].iter_mut().step_by(CHUNK).zip(value.as_chunks::<8>().0) {
+            values.iter().enumerate().for_each(|(i, value)| eight.set(i, *value));
+        }
     }
 
-    /// out = softmax(q . keys) . values over the first `n` positions. `q` holds consecutive query heads that share this
-    /// key/value head, already scaled by head_dim^-1/2; `out` has the same shape.
-    pub fn attend(&self, layer: usize, head: usize, n: usize, q: &[f32], scores: &mut Vec<f32>, out: &mut [f32]) {
-        let (keys, values) = self.place(head);
-        let dim = self.head_dim;
-        let queries = q.len() / dim;
-        let width = n.next_multiple_of(TILE);
-        scores.resize(queries * width, 0.0);
-        for tile in 0..width / TILE {
-            let start = tile * TILE;
-            let chunk = &self.chunks[start / CHUNK * self.layers + layer];
-            let columns = chunk[keys + start % CHUNK * dim..][..TILE * dim].as_chunks::<TILE>().0;
-            for (q, scores) in q.chunks_exact(dim).zip(scores.chunks_exact_mut(width)) {
-                score(columns, q, &mut scores.as_chunks_mut::<TILE>().0[tile]);
+    fn attend(&self, layer: usize, head: usize, n: usize, q: &[f32], scratch: &mut Vec<f32>, out: &mut [f32]) {
+        let some = HEADS * self.head_dim;
+        for (q, out) in q.chunks(some).zip(out.chunks_mut(some)) {
+            match q.len() / self.head_dim {
+                1 => self.attend_heads::<1>(layer, head, n, q, scratch, out),
+                2 => self.attend_heads::<2>(layer, head, n, q, scratch, out),
+                3 => self.attend_heads::<3>(layer, head, n, q, scratch, out),
+                _ => self.attend_heads::<HEADS>(layer, head, n, q, scratch, out),
             }
         }
-        for (scores, out) in scores.chunks_exact_mut(width).zip(out.chunks_exact_mut(dim)) {
-            let inverse = softmax(scores, n);
-            out.fill(0.0);
-            let chunks = self.chunks.iter().skip(layer).step_by(self.layers);
-            for (chunk, weights) in chunks.zip(scores[..n].chunks(CHUNK)) {
-                mix(&chunk[values..][..weights.len() * dim], weights, out);
-            }
-            out.iter_mut().for_each(|v| *v *= inverse);
-        }
     }
 }
 
-/// The scores of 16 positions.
-fn score(columns: &[[f32; TILE]], q: &[f32], out: &mut [f32; TILE]) {
-    let mut sums = [F4::splat(0.0); TILE / 4];
-    for (column, q) in columns.iter().zip(q) {
-        let q = F4::splat(*q);
-        for (sum, quad) in sums.iter_mut().zip(column.as_chunks::<4>().0) {
-            *sum = madd(F4::load(quad), q, *sum);
-        }
-    }
-    sums.into_iter().zip(out.as_chunks_mut::<4>().0).for_each(|(sum, out)| sum.store(out));
-}
-
-/// out += weights . values, (positions, head_dim); head_dim is a multiple of 8.
-fn mix(values: &[f32], weights: &[f32], out: &mut [f32]) {
-    let dim = out.len();
-    let (wide, rest) = out.as_chunks_mut::<32>();
-    for (i, out) in wide.iter_mut().enumerate() {
-        mix_columns::<8>(values, dim, 32 * i, weights, out);
-    }
-    let done = dim - rest.len();
-    for (i, out) in rest.chunks_exact_mut(8).enumerate() {
-        mix_columns::<2>(values, dim, done + 8 * i, weights, out);
-    }
-}
-
-/// [`mix`] for 4 x N columns from `column` on.
+/// sums + eights . factors, for each of H factors.
 #[inline(always)]
-fn mix_columns<const N: usize>(values: &[f32], dim: usize, column: usize, weights: &[f32], out: &mut [f32]) {
-    let out = out.as_chunks_mut::<4>().0;
-    let mut sums: [F4; N] = std::array::from_fn(|i| F4::load(&out[i]));
-    for (row, weight) in values.chunks_exact(dim).zip(weights) {
-        let weight = F4::splat(*weight);
-        for (sum, quad) in sums.iter_mut().zip(row[column..][..4 * N].as_chunks::<4>().0) {
-            *sum = madd(F4::load(quad), weight, *sum);
+fn products<E: Eight, const H: usize>(eights: &[E], factors: &[[f32; H]], mut sums: [[F4; 2]; H]) -> [[F4; 2]; H] {
+    let mut add = |eight: &E, factors: &[f32; H]| {
+        let [low, high] = eight.load();
+        for (sums, factor) in sums.iter_mut().zip(factors) {
+            let factor = F4::splat(*factor);
+            *sums = [madd(low, factor, sums[0]), madd(high, factor, sums[1])];
         }
+    };
+    let ((eights, last_eights), (factors, last_factors)) = (eights.as_chunks::<2>(), factors.as_chunks::<2>());
+    for (eights, factors) in eights.iter().zip(factors) {
+        eights.iter().zip(factors).for_each(|(eight, factors)| add(eight, factors));
     }
-    sums.into_iter().zip(out).for_each(|(sum, out)| sum.store(out));
+    last_eights.iter().zip(last_factors).for_each(|(eight, factors)| add(eight, factors));
+    sums
 }
 
 #[cfg(test)]
@@ -137,16 +216,23 @@ mod tests {
     /// Every context from 1 to 400, some head widths, against sums in f64; positions beyond the context hold garbage.
     #[test]
     fn attention_equals_the_formula() {
-        for (dim, queries) in [(64, 3), (8, 1), (24, 2), (80, 5), (256, 1)] {
+        check(Precision::F16, |value| value);
+        check(Precision::Q8, |value| half::f16::from_f32(value).to_f32());
+    }
+
+    /// `kept`: a key or value as it comes back.
+    fn check(precision: Precision, kept: impl Fn(f32) -> f32) {
+        for (dim, queries) in [(64, 3), (8, 1), (24, 2), (80, 5), (256, 1), (16, 8)] {
             let mut random = fastrand::Rng::with_seed(dim as u64);
             let mut noise = |count: usize| (0..count).map(|_| random.f32() * 2.0 - 1.0).collect::<Vec<f32>>();
             let (layer, head) = (1, 2);
-            let mut cache = Cache::new(2, 3, dim);
+            let mut cache = cache(precision, 2, 3, dim);
             cache.grow(420).unwrap();
             let (keys, values) = (noise(420 * dim), noise(420 * dim));
             for (position, (key, value)) in keys.chunks_exact(dim).zip(values.chunks_exact(dim)).enumerate() {
                 cache.write(layer, head, position, key, value);
             }
+            let [keys, values] = [keys, values].map(|values| values.into_iter().map(&kept).collect::<Vec<f32>>());
             let q: Vec<f32> = noise(queries * dim).iter().map(|q| q / (dim as f32).sqrt()).collect();
             let (mut scores, mut out) = (Vec::new(), vec![0.0; q.len()]);
             for n in 1..=400 {

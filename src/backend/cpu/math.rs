@@ -1,4 +1,4 @@
-//! Exponential, softmax, SiLU and RMSNorm over [`F4`] lanes.
+//! Exponential, softmax, SiLU and RMSNorm over [`F4`] lanes; f16 to and from f32.
 
 use super::lanes::{F4, I4, madd};
 
@@ -39,6 +39,23 @@ pub fn silu_mul(gate: &mut [f32], up: &[f32]) {
         f(&mut quad, &[*up, 0.0, 0.0, 0.0]);
         *gate = quad[0];
     }
+}
+
+/// The f16 halves of four words, low ones and high ones, times 2^-112: their bits where f32 has them.
+#[inline(always)]
+pub fn widen(words: &[u32; 4]) -> [F4; 2] {
+    let mask = I4::splat(0x8fff_e000);
+    let words = I4::load(words);
+    [words.shl::<16>().shr::<3>().and(mask).as_f32(), words.shr::<3>().and(mask).as_f32()]
+}
+
+/// The bits of the nearest f16, of two the even one; beyond the largest f16, those of the largest. Below 2^-14 it may be the
+/// other neighbour where both are within 1/4096 of equally near. Without a branch: times 2^-112 an f32 has the bits of an
+/// f16, subnormals included, and 13 more.
+#[inline(always)]
+pub fn narrow(value: f32) -> u16 {
+    let bits = (value.abs().min(65_504.0) * f32::from_bits((127 - 112) << 23)).to_bits();
+    (value.to_bits() >> 16 & 0x8000 | (bits + 0xfff + (bits >> 13 & 1)) >> 13) as u16
 }
 
 /// The sum of four lanes.
@@ -107,6 +124,38 @@ mod tests {
         assert_eq!(exp_of(0.0), 1.0);
         assert!(exp_of(f32::NEG_INFINITY) < 2e-38);
         assert!(exp_of(1e9).is_finite());
+    }
+
+    #[test]
+    fn halves_go_there_and_back() {
+        let scale = f32::from_bits((127 + 112) << 23);
+        for half in (0..=u16::MAX).map(half::f16::from_bits).filter(|half| half.is_finite()) {
+            let word = u32::from(half.to_bits());
+            let mut out = [[0.0; 4]; 2];
+            for (value, out) in widen(&[word | 0x3c00 << 16, 0, word << 16, 0]).into_iter().zip(&mut out) {
+                value.store(out);
+            }
+            assert_eq!(
+                out.map(|out| out.map(|v| v * scale)),
+                [[half.to_f32(), 0.0, 0.0, 0.0], [1.0, 0.0, half.to_f32(), 0.0]]
+            );
+            assert_eq!(narrow(half.to_f32()), half.to_bits());
+        }
+        let mut random = fastrand::Rng::with_seed(3);
+        for _ in 0..200_000 {
+            let value = (random.f32() * 2.0 - 1.0) * 2f32.powi(random.i32(-30..16));
+            let (got, nearest) = (half::f16::from_bits(narrow(value)), half::f16::from_f32(value));
+            if value.abs() >= 2f32.powi(-14) {
+                assert_eq!(got.to_bits(), nearest.to_bits(), "{value:e}");
+            } else {
+                assert!((got.to_f32() - value).abs() <= 0.500_25 * 2f32.powi(-24), "{got} for {value:e}");
+            }
+        }
+        let value = |bits| half::f16::from_bits(bits).to_f32();
+        for bits in 0..0x7bff {
+            assert_eq!(narrow((value(bits) + value(bits + 1)) / 2.0), bits + (bits & 1), "above {bits:#x}");
+        }
+        assert_eq!([1e9, f32::INFINITY, -70_000.0].map(narrow), [0x7bff, 0x7bff, 0xfbff]);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! | `gate_up` | gate and up rows of the same index | f |
 //! | `matmul_add` | rows | x |
 
-use super::attention::Cache;
+use super::attention::{Cache, cache};
 use super::command::{Command, Verb};
 use super::math::{rms_norm, silu_mul};
 use super::panels::{Inputs, Output, Panels, ROWS, Scratch};
@@ -37,7 +37,7 @@ pub struct Rank {
     pub exchange: Box<dyn Exchange>,
     matrices: Vec<Matrix>,
     gains: Vec<Vec<f32>>,
-    caches: HashMap<u32, Cache>,
+    caches: HashMap<u32, Box<dyn Cache>>,
     inverse_frequencies: Vec<f32>,
     start: usize,
     tokens: usize,
@@ -144,9 +144,9 @@ impl Rank {
                 }
             }
             Command::Gain { words } => self.gains.push(words.iter().map(|w| f32::from_bits(*w)).collect()),
-            Command::Cache { cache, layers } => {
+            Command::Cache { cache: id, layers } => {
                 let heads = self.kv_heads(self.shard).len();
-                self.caches.insert(cache, Cache::new(layers, heads, self.config.head_dim));
+                self.caches.insert(id, cache(self.precision, layers, heads, self.config.head_dim));
             }
             Command::Fork { cache, from, len } => {
                 let fork = self.caches.get(&from).ok_or_else(unknown)?.fork(len)?;

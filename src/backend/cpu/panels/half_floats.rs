@@ -9,7 +9,8 @@
 //! One row of x or many, the products of an output are added in the order of the columns: the same bits either way.
 
 use super::{Block, DEPTH, Form, Inputs, ROWS, Sums, Tile, largest, put};
-use crate::backend::cpu::lanes::{F4, I4, madd};
+use crate::backend::cpu::lanes::{F4, madd};
+use crate::backend::cpu::math::widen;
 use crate::backend::cpu::{fill_up, reserved};
 use crate::error::Result;
 use half::f16;
@@ -105,14 +106,6 @@ fn raise(values: &[f16; 32], shift: u32) -> [u32; 16] {
         bits & 0x8000 | magnitude
     });
     std::array::from_fn(|i| raised[2 * i] | raised[2 * i + 1] << 16)
-}
-
-/// Even and odd column of four rows, times 2^-112.
-#[inline(always)]
-fn widen(words: &[u32; 4]) -> [F4; 2] {
-    let mask = I4::splat(0x8fff_e000);
-    let words = I4::load(words);
-    [words.shl::<16>().shr::<3>().and(mask).as_f32(), words.shr::<3>().and(mask).as_f32()]
 }
 
 #[cfg(test)]
