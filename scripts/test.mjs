@@ -5,10 +5,12 @@ import { join, relative } from 'node:path';
 import { filesUnder, root, run, target, TIERS } from './lib.mjs';
 import { addTarget, setup } from './setup.mjs';
 
+const CLIPPY = ['clippy', '--all-targets', '--', '-D', 'warnings'];
+
 const stages = {
   rust() {
     run('cargo', ['fmt', '--check']);
-    run('cargo', ['clippy', '--all-targets', '--', '-D', 'warnings']);
+    run('cargo', CLIPPY);
     run('cargo', ['test']);
   },
   /** The CPU backend's own tests in each level of SIMD that is shipped, in Node through WASI. */
@@ -53,7 +55,8 @@ if (unknown.length > 0) {
 const wanted = chosen.length > 0 ? chosen : Object.keys(stages);
 setup();
 // Beside the build, whose linking keeps one core busy; what fails here is told by the stage.
-if (wanted.includes('rust')) spawn('cargo', ['test', '--no-run'], { cwd: root, stdio: 'ignore' }).unref();
+const before = `cargo test --no-run && cargo ${CLIPPY.join(' ')}`;
+if (wanted.includes('rust')) spawn(before, { cwd: root, stdio: 'ignore', shell: true }).unref();
 await import('./build.mjs');
 for (const stage of wanted) {
   console.log(`\n== ${stage}`);

@@ -120,7 +120,7 @@ impl File {
 
     /// Of the vocabulary.
     pub fn highest_id(&self) -> u32 {
-        self.model.vocab.as_ref().map_or(0, |tokens| tokens.highest)
+        self.model.vocab.iter().flat_map(|tokens| tokens.0.values().copied()).max().unwrap_or(0)
     }
 
     /// The token that the post-processor puts before a text.
@@ -141,7 +141,7 @@ impl File {
         };
         let merges: Merges = merges.into_iter().filter_map(|merge| merge.0).collect();
         let mut model = BPE::builder()
-            .vocab_and_merges(vocab.ids, merges)
+            .vocab_and_merges(vocab.0, merges)
             .fuse_unk(file.fuse_unk.unwrap_or(false))
             .byte_fallback(file.byte_fallback.unwrap_or(false))
             .ignore_merges(file.ignore_merges.unwrap_or(false));
@@ -167,10 +167,7 @@ pub(super) fn flatten<'a>(component: &'a Value, parts: &str, out: &mut Vec<&'a V
 }
 
 /// A vocabulary.
-struct Tokens {
-    ids: Vocab,
-    highest: u32,
-}
+struct Tokens(Vocab);
 
 impl<'de> Deserialize<'de> for Tokens {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -183,18 +180,17 @@ impl<'de> Deserialize<'de> for Tokens {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Tokens, A::Error> {
-                let mut tokens = Tokens { ids: Vocab::new(), highest: 0 };
+                let mut ids = Vocab::new();
                 while let Some((token, id)) = map.next_entry::<String, u32>()? {
-                    tokens.highest = tokens.highest.max(id);
-                    tokens.ids.insert(token, id);
+                    ids.insert(token, id);
                 }
-                Ok(tokens)
+                Ok(Tokens(ids))
             }
 
             /// Models other than BPE, which are refused by their type.
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<Tokens, A::Error> {
                 while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Tokens { ids: Vocab::new(), highest: 0 })
+                Ok(Tokens(Vocab::new()))
             }
         }
         deserializer.deserialize_any(Reader)
