@@ -12,7 +12,7 @@ export type Source = string | URL | readonly File[] | FileList | FileSystemDirec
 /** Which hardware computes. */
 export type Device = 'webgpu' | 'cpu';
 
-/** How weights are held in memory: `f16` as published, `q8` in 8-bit integers. The download is the same. */
+/** How weights are held in memory: `f16` as published, `q8` in 8-bit integers (on the CPU with keys and values in f16 instead of f32). The download is the same. */
 export type Dtype = 'f16' | 'q8';
 
 /** Options that say how a source is reached. */
