@@ -31,7 +31,7 @@ interface FetchLike extends Extendable { readonly request: Request; respondWith(
 const CACHE = 'mobilellm-shell';
 
 /** What a tab shows while the new version takes over. It loads its address again once that is done: until then the old one would answer. */
-const HANDOVER = `<!doctype html><meta charset="utf-8"><title>Updating</title><script>
+const HANDOVER = `<!doctype html><meta charset="utf-8"><title>Updating</title>Updating …<script>
 navigator.serviceWorker.getRegistration().then((registration) => {
   const next = registration && registration.waiting;
   if (!next) return location.reload();
