@@ -8,7 +8,7 @@
 //! Beside weights in f16 they are f32, beside weights in 8 bits f16: their rounding (2^-11) is far below that of the weights.
 
 use super::lanes::{F4, madd};
-use super::math::{narrow, softmax, widen};
+use super::math::{WIDENED, narrow, softmax, widen};
 use crate::backend::Precision;
 use crate::error::Result;
 
@@ -64,7 +64,7 @@ impl Eight for [[f32; 4]; 2] {
 /// f16: word i holds value i in its low half, value i + 4 in its high half.
 impl Eight for [u32; 4] {
     const ZERO: Self = [0; 4];
-    const SCALE: f32 = f32::from_bits((127 + 112) << 23);
+    const SCALE: f32 = WIDENED;
 
     fn set(&mut self, at: usize, value: f32) {
         let shift = at / 4 * 16;
@@ -135,11 +135,13 @@ impl<E: Eight> Chunks<E> {
         out.fill(0.0);
         for (chunk, weights) in chunks().zip(factors[..n].chunks(CHUNK)) {
             for (i, column) in chunk[values..][..self.size()].chunks_exact(CHUNK).enumerate() {
-                let quads = |h| h * dim + 8 * i..h * dim + 8 * i + 8;
-                let sums =
-                    std::array::from_fn(|h| out[quads(h)].as_chunks().0).map(|q| [F4::load(&q[0]), F4::load(&q[1])]);
+                let at = |h| h * dim + 8 * i;
+                let sums = std::array::from_fn(|h| {
+                    let quads = out[at(h)..].as_chunks().0;
+                    [F4::load(&quads[0]), F4::load(&quads[1])]
+                });
                 for (h, sums) in products(&column[..weights.len()], weights, sums).into_iter().enumerate() {
-                    let quads = out[quads(h)].as_chunks_mut().0;
+                    let quads = out[at(h)..].as_chunks_mut().0;
                     sums.into_iter().zip(quads).for_each(|(sum, out)| sum.store(out));
                 }
             }

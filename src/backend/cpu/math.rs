@@ -41,6 +41,9 @@ pub fn silu_mul(gate: &mut [f32], up: &[f32]) {
     }
 }
 
+/// What is [`widen`]ed is to be multiplied by this: 2^112.
+pub const WIDENED: f32 = f32::from_bits((127 + 112) << 23);
+
 /// The f16 halves of four words, low ones and high ones, times 2^-112: their bits where f32 has them.
 #[inline(always)]
 pub fn widen(words: &[u32; 4]) -> [F4; 2] {
@@ -128,7 +131,6 @@ mod tests {
 
     #[test]
     fn halves_go_there_and_back() {
-        let scale = f32::from_bits((127 + 112) << 23);
         for half in (0..=u16::MAX).map(half::f16::from_bits).filter(|half| half.is_finite()) {
             let word = u32::from(half.to_bits());
             let mut out = [[0.0; 4]; 2];
@@ -136,7 +138,7 @@ mod tests {
                 value.store(out);
             }
             assert_eq!(
-                out.map(|out| out.map(|v| v * scale)),
+                out.map(|out| out.map(|v| v * WIDENED)),
                 [[half.to_f32(), 0.0, 0.0, 0.0], [1.0, 0.0, half.to_f32(), 0.0]]
             );
             assert_eq!(narrow(half.to_f32()), half.to_bits());

@@ -51,8 +51,8 @@ pub struct Rank {
     own: Vec<f32>,
     second: Vec<f32>,
     gathered: Vec<f32>,
-    scores: Vec<f32>,
     scratch: Scratch,
+    attention_scratch: Vec<f32>,
     rotation: Vec<(f32, f32)>,
     /// (rows, vocab) of the last pass.
     pub logits: Vec<f32>,
@@ -83,8 +83,8 @@ impl Rank {
             own: Vec::new(),
             second: Vec::new(),
             gathered: Vec::new(),
-            scores: Vec::new(),
             scratch: Scratch::default(),
+            attention_scratch: Vec::new(),
             rotation: Vec::new(),
             logits: Vec::new(),
         }
@@ -310,7 +310,7 @@ impl Rank {
                     let range = (head - heads.start) * dim..(end - heads.start) * dim;
                     let context = self.start + token + 1;
                     let kv = kv - heads.start / group;
-                    cache.attend(layer, kv, context, &q[range.clone()], &mut self.scores, &mut out[range]);
+                    cache.attend(layer, kv, context, &q[range.clone()], &mut self.attention_scratch, &mut out[range]);
                     head = end;
                 }
             }
