@@ -5,7 +5,7 @@
 //! ```text
 //! text -> tokenizer -> ids -> session (keeps the prefix that the KV cache holds)
 //!      -> model: embed -> depth x (qkv -> attend -> matmul_add -> gate_up -> matmul_add) -> logits
-//!      -> sampler -> id -> tokenizer::Decoder (holds back unfinished characters) -> stop -> engine::Event
+//!      -> sampler -> id -> text::Decoder (holds back unfinished characters) -> stop -> engine::Event
 //! ```
 //!
 //! A weight:
@@ -18,11 +18,11 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`config`] | `config.json` -> numbers, the depth schedule of layer sharing; refuses what is not computed exactly |
-//! | [`tokenizer`], [`text`] | text <-> ids, chat templates; the text side of one loaded model |
+//! | [`text`] | text <-> ids, chat templates, stop strings; the text side of one loaded model |
 //! | [`weights`] | files, pieces, verification, the store, conversion |
 //! | [`model`] | the block, written once over [`backend::Backend`]; the loader |
 //! | [`backend`] | the verbs: [`backend::cpu`] (plain loops as oracle, SIMD lanes, threads, 8 bit) and `backend::gpu` (WGSL) |
-//! | [`sampler`], [`stop`] | logits -> id; stop strings |
+//! | [`sampler`] | logits -> id |
 //! | [`session`] | one timeline of tokens and its KV cache; a pulled generation |
 //! | [`engine`] | what is loaded, on which device; the only place where the backends meet in an enum |
 //! | [`conformance`], [`synthetic`] | every verb against the oracle; seeded weights of any shape |
@@ -41,10 +41,8 @@ pub mod error;
 pub mod model;
 pub mod sampler;
 pub mod session;
-pub mod stop;
 pub mod synthetic;
 pub mod text;
-pub mod tokenizer;
 #[cfg(all(target_arch = "wasm32", target_os = "unknown"))]
 pub mod web;
 pub mod weights;

@@ -4,7 +4,7 @@ use mobilellm_web::backend::Precision;
 use mobilellm_web::backend::cpu::Cpu;
 use mobilellm_web::engine::{DeviceChoice, Engine, Event, Info, OpenOptions, Options};
 use mobilellm_web::session::FinishReason;
-use mobilellm_web::tokenizer::ChatInput;
+use mobilellm_web::text::ChatInput;
 use mobilellm_web::weights::source::{DirSource, NativeHost};
 use mobilellm_web::weights::{Checkpoint, NoStore};
 use pollster::block_on;

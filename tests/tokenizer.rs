@@ -1,7 +1,7 @@
 //! The tokenizer against the reference implementations; fixtures by `tests/reference/make_tokenizer_fixtures.py`.
 
 use mobilellm_web::error::Error;
-use mobilellm_web::tokenizer::{ChatInput, ChatTemplate, GenerationConfig, SpecialTokens, Tokenizer, TokenizerConfig};
+use mobilellm_web::text::{ChatInput, ChatTemplate, GenerationConfig, SpecialTokens, Tokenizer, TokenizerConfig};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};

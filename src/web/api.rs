@@ -14,7 +14,7 @@ use crate::backend::cpu::Cpu;
 use crate::config::Config;
 use crate::engine::{self, DeviceChoice, OpenOptions, SelfCheck};
 use crate::error::{Error, Result};
-use crate::tokenizer::ChatInput;
+use crate::text::ChatInput;
 use crate::weights::checkpoint::{self, Checkpoint, Verify};
 use crate::weights::plan::FileMeta;
 use crate::weights::{Bytes, Host, Source, TensorInfo, TensorSink, models};

@@ -8,7 +8,7 @@ use mobilellm_web::backend::cpu::Cpu;
 use mobilellm_web::engine::{DeviceChoice, Engine, Event, OpenOptions, Options};
 use mobilellm_web::error::{Error, Result};
 use mobilellm_web::synthetic;
-use mobilellm_web::tokenizer::ChatInput;
+use mobilellm_web::text::ChatInput;
 use mobilellm_web::weights::source::{DirSource, NativeHost};
 use mobilellm_web::weights::{self, Checkpoint, NoStore};
 use serde_json::json;

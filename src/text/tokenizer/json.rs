@@ -158,7 +158,7 @@ impl File {
 }
 
 /// Lists a component of `tokenizer.json`, or the parts of a `Sequence`; nothing for null.
-pub(super) fn flatten<'a>(component: &'a Value, parts: &str, out: &mut Vec<&'a Value>) {
+pub(in crate::text) fn flatten<'a>(component: &'a Value, parts: &str, out: &mut Vec<&'a Value>) {
     match (component["type"].as_str(), component[parts].as_array()) {
         (Some("Sequence"), Some(list)) => list.iter().for_each(|part| flatten(part, parts, out)),
         _ if component.is_null() => {}

@@ -72,7 +72,7 @@ impl Recipe {
     pub fn parse(decoder: &Value) -> Result<Self> {
         let refused = |what: &str| Err(Error::tokenizer("tokenizer.json", format!("decoder {what} is not supported")));
         let mut steps = Vec::new();
-        super::json::flatten(decoder, "decoders", &mut steps);
+        super::tokenizer::flatten(decoder, "decoders", &mut steps);
         let mut recipe = Recipe { rule: Rule::ByteFallback { strip: 0 }, replace: Vec::new(), byte_fallback: false };
         let mut stage = 0;
         for step in &steps {
@@ -127,7 +127,7 @@ impl Recipe {
             return pieces.push(kind, bytes.as_deref().unwrap_or(token.as_bytes()));
         }
         let text = self.replace.iter().fold(token.to_string(), |text, (from, to)| text.replace(from.as_str(), to));
-        match super::byte_token(&text) {
+        match super::tokenizer::byte_token(&text) {
             Some(byte) if self.byte_fallback && !control => pieces.push(Kind::Byte, &[byte]),
             _ => pieces.push(kind, text.as_bytes()),
         }

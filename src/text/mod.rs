@@ -1,9 +1,27 @@
-//! The text side of a loaded model: its tokenizer, special ids and chat template, put together from the files beside
-//! the weights.
+//! Text <-> ids: the text side of a loaded model, put together from the files beside the weights.
+//!
+//! ```text
+//! tokenizer.json  -> `tokenizers` ----------------------.
+//! tokenizer.model -> sentencepiece: pieces, their merging -> tokenizer: encode, encode_with_control
+//!                                                         -> decoder: ids -> text as it comes -> stop
+//! messages -> chat: template, contents made unable to form control tokens -> ids
+//! tokenizer_config.json, generation_config.json -> settings: BOS, EOS, template
+//! ```
+
+mod chat;
+mod decoder;
+mod settings;
+mod stop;
+mod tokenizer;
+
+pub use chat::{ChatInput, ChatTemplate};
+pub use decoder::Decoder;
+pub use settings::{GenerationConfig, SpecialTokens, TokenizerConfig};
+pub use stop::StopStrings;
+pub use tokenizer::Tokenizer;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::tokenizer::{ChatInput, ChatTemplate, GenerationConfig, SpecialTokens, Tokenizer, TokenizerConfig};
 
 /// The files beside the weights, each as it was found or not.
 #[derive(Default)]

@@ -1,29 +1,16 @@
-//! Text <-> ids.
-//!
-//! ```text
-//! tokenizer.json  -> `tokenizers` ----------------------.
-//! tokenizer.model -> sentencepiece: pieces, their merging -> Tokenizer: encode, encode_with_control
-//!                                                         -> Decoder: ids -> text as it comes
-//! messages -> chat: template, contents made unable to form control tokens -> ids
-//! tokenizer_config.json, generation_config.json -> settings: BOS, EOS, template
-//! ```
+//! `tokenizer.json` or `tokenizer.model` -> text <-> ids.
 //!
 //! A *control token* is what `tokenizers` calls a special token and SentencePiece a control piece (`<s>`, `<|user|>`).
 //! Only [`Tokenizer::encode_with_control`] finds them in a text; what people type goes through
-//! [`Tokenizer::encode`] or [`ChatTemplate::encode`], which never produce one from it.
+//! [`Tokenizer::encode`] or [`ChatTemplate::encode`](super::ChatTemplate::encode), which never produce one from it.
 
-mod chat;
-mod decoder;
 mod json;
 mod sentencepiece;
-mod settings;
 
-pub use chat::{ChatInput, ChatTemplate};
-pub use decoder::Decoder;
-pub use settings::{GenerationConfig, SpecialTokens, TokenizerConfig};
+pub(super) use json::flatten;
 
+use super::decoder::{Decoder, Kind, Pieces, Recipe, Rule};
 use crate::error::{Error, Result};
-use decoder::{Kind, Pieces, Recipe, Rule};
 use json::{File, Pipeline};
 use sentencepiece::SentencePiece;
 use std::fmt;
@@ -41,12 +28,12 @@ const MAX_VOCAB: usize = 1 << 20;
 pub struct Tokenizer {
     model: TokenModel,
     /// Added tokens, control tokens among them.
-    control: AddedVocabulary,
+    pub(super) control: AddedVocabulary,
     /// The same, with control tokens left in the text.
     plain: AddedVocabulary,
     pieces: Arc<Pieces>,
     /// BOS that the file itself puts before a text.
-    default_bos: Option<u32>,
+    pub(super) default_bos: Option<u32>,
 }
 
 enum TokenModel {
@@ -190,7 +177,7 @@ impl Tokenizer {
         }
     }
 
-    fn is_sentencepiece(&self) -> bool {
+    pub(super) fn is_sentencepiece(&self) -> bool {
         matches!(self.model, TokenModel::SentencePiece(_))
     }
 
@@ -199,13 +186,13 @@ impl Tokenizer {
     }
 
     /// Strings of all control tokens.
-    fn control_tokens(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn control_tokens(&self) -> impl Iterator<Item = &str> {
         let added = self.control.get_added_tokens_decoder().values();
         added.filter(|token| token.special).map(|token| token.content.as_str())
     }
 
     /// The control tokens in a text, in order.
-    fn control_ids(&self, text: &str) -> Vec<u32> {
+    pub(super) fn control_ids(&self, text: &str) -> Vec<u32> {
         let split = self.control.extract_and_normalize(None::<&NormalizerWrapper>, text);
         let splits = split.get_splits(OffsetReferential::Original, OffsetType::None);
         let ids = splits.into_iter().flat_map(|(_, _, tokens)| tokens.iter().flatten().map(|token| token.id));
@@ -214,7 +201,7 @@ impl Tokenizer {
 
     /// The pipeline of `tokenizers::Tokenizer::encode`, with a choice of added tokens. `stand_ins` are put back after
     /// control tokens were sought: (stand-in, character).
-    fn ids(&self, text: &str, added: &AddedVocabulary, stand_ins: &[(char, char)]) -> Result<Vec<u32>> {
+    pub(super) fn ids(&self, text: &str, added: &AddedVocabulary, stand_ins: &[(char, char)]) -> Result<Vec<u32>> {
         let file = if self.is_sentencepiece() { "tokenizer.model" } else { "tokenizer.json" };
         let failed = |e| Error::tokenizer(file, e);
         let mut split = added.extract_and_normalize(Some(&Segment { tokenizer: self, stand_ins }), text);
@@ -261,7 +248,7 @@ impl Normalizer for Segment<'_> {
 }
 
 /// `<0x0A>` -> 10.
-fn byte_token(text: &str) -> Option<u8> {
+pub(super) fn byte_token(text: &str) -> Option<u8> {
     let hex = text.strip_prefix("<0x")?.strip_suffix('>')?;
     let valid = hex.len() == 2 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'));
     if valid { u8::from_str_radix(hex, 16).ok() } else { None }
