@@ -1,5 +1,5 @@
 // Chooses an id from one row of logits: penalties, temperature, top-k, top-p, min-p, one draw. The definition is that of
-// src/sampler.rs; sums are f32 and in another order, so a cut or a draw can differ from it where a cumulative sum lies
+// src/backend/sampler.rs; sums are f32 and in another order, so a cut or a draw can differ from it where a cumulative sum lies
 // within its rounding (1e-6 of the whole) of the border.
 //
 // One workgroup. Eight chunks of 32 threads each own a run of ids, of which a thread takes every 32nd. Cuts are found

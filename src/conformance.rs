@@ -5,10 +5,10 @@
 //! backends and compares the logits of every row. Chains share all but one verb, so a failing one names its culprit.
 
 use crate::backend::cpu::naive::Naive;
+use crate::backend::sampler::Sampling;
 use crate::backend::{Activation, Backend, Input, Precision, Role};
 use crate::config::{Config, DepthSchedule};
 use crate::error::{Error, Result};
-use crate::sampler::Sampling;
 use half::f16;
 use std::collections::VecDeque;
 use std::fmt;
@@ -175,7 +175,7 @@ fn noise(seed: u64, index: u64) -> f32 {
 
 /// A matrix whose product with a vector of unit variance has about the variance `gain`^2.
 fn matrix<B: Backend>(backend: &mut B, role: Role, rows: usize, cols: usize, gain: f32) -> Result<B::Matrix> {
-    let mut matrix = backend.matrix(role, rows, cols)?;
+    let mut matrix = backend.new_matrix(role, rows, cols)?;
     let scale = gain * (3.0 / cols as f32).sqrt();
     let bytes: Vec<u8> =
         (0..rows * cols).flat_map(|i| f16::from_f32(scale * noise(role as u64 + 1, i as u64)).to_le_bytes()).collect();
@@ -187,7 +187,7 @@ fn matrix<B: Backend>(backend: &mut B, role: Role, rows: usize, cols: usize, gai
 
 fn gain<B: Backend>(backend: &mut B, width: usize, seed: u64) -> Result<B::Gain> {
     let values: Vec<f32> = (0..width).map(|i| 1.0 + 0.5 * noise(seed, i as u64)).collect();
-    backend.gain(&values)
+    backend.new_gain(&values)
 }
 
 fn ids(count: usize, vocab: usize) -> Vec<u32> {
@@ -201,7 +201,7 @@ async fn run<B: Backend>(case: &Case, c: &Config, backend: &mut B) -> Result<Vec
     let gate_up = matrix(backend, Role::GateUp, 2 * c.intermediate_size, c.hidden_size, 1.5)?;
     let down = matrix(backend, Role::Down, c.hidden_size, c.intermediate_size, 2.0)?;
     let (norm, head_norm) = (gain(backend, c.hidden_size, 7)?, gain(backend, c.hidden_size, 8)?);
-    let mut cache = backend.cache(1, case.context.max(case.rows))?;
+    let mut cache = backend.new_cache(1, case.context.max(case.rows))?;
     let ids = ids(case.context, c.vocab_size);
     let before = case.context - case.rows;
     let mut start = 0;
@@ -257,7 +257,7 @@ async fn timelines<B: Backend>(c: &Config, backend: &mut B) -> Result<Vec<f32>> 
     let out = matrix(backend, Role::AttentionOut, c.hidden_size, c.attention_width(), 4.0)?;
     let norm = gain(backend, c.hidden_size, 7)?;
     let mut all = Vec::new();
-    let mut caches = vec![backend.cache(2, 70)?];
+    let mut caches = vec![backend.new_cache(2, 70)?];
     for (which, start, count) in [(0, 0, 20), (0, 20, 11), (1, 31, 1), (0, 31, 4), (1, 32, 9), (0, 25, 7), (0, 69, 1)] {
         if which == caches.len() {
             let fork = backend.fork(&caches[0], start)?;

@@ -21,25 +21,24 @@
 //! | [`text`] | text <-> ids, chat templates, stop strings; the text side of one loaded model |
 //! | [`weights`] | files, pieces, verification, the store, conversion |
 //! | [`model`] | the block, written once over [`backend::Backend`]; the loader |
-//! | [`backend`] | the verbs: [`backend::cpu`] (plain loops as oracle, SIMD lanes, threads, 8 bit) and `backend::gpu` (WGSL) |
-//! | [`sampler`] | logits -> id |
+//! | [`backend`] | the verbs: [`backend::cpu`] (plain loops as oracle, SIMD lanes, threads, 8 bit) and `backend::gpu` (WGSL); [`backend::sampler`]: logits -> id |
 //! | [`session`] | one timeline of tokens and its KV cache; a pulled generation |
-//! | [`engine`] | what is loaded, on which device; the only place where the backends meet in an enum |
+//! | [`engine`] | what is loaded, on which device; the only place where the backends meet in an enum; the GPU's self-check |
 //! | [`conformance`], [`synthetic`] | every verb against the oracle; seeded weights of any shape |
-//! | `web` | the only place that names `wasm_bindgen`, `web_sys` and `js_sys` |
-//! | [`error`] | one error type, with a stable code and a remedy |
+//! | `web` | the JavaScript side; besides it only `backend/gpu/browser.rs` names `wasm_bindgen` and `js_sys` |
+//! | [`bytes`], [`error`] | bytes that may lie outside Rust memory; one error type, with a stable code and a remedy |
 //!
 //! What always holds: a fast path agrees with [`backend::cpu::naive`], and that with PyTorch (`tests/golden.rs`); every executed
 //! layer has its own keys and values, also where a stored block runs twice; nothing unverified is stored; outside input never
 //! panics.
 
 pub mod backend;
+pub mod bytes;
 pub mod config;
 pub mod conformance;
 pub mod engine;
 pub mod error;
 pub mod model;
-pub mod sampler;
 pub mod session;
 pub mod synthetic;
 pub mod text;

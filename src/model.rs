@@ -6,9 +6,10 @@
 //! A stored block may run several times ([`Config::order`]); every executed layer has its own keys and values.
 
 use crate::backend::{Activation, Backend, Input, Role};
+use crate::bytes::Bytes;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::weights::{Bytes, Dtype, TensorInfo, TensorSink};
+use crate::weights::{Dtype, TensorInfo, TensorSink};
 use half::{bf16, f16};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -79,8 +80,8 @@ impl<B: Backend> Model<B> {
     }
 
     /// An empty cache for one session of at most `capacity` tokens.
-    pub fn cache(&mut self, capacity: usize) -> Result<B::Cache> {
-        self.backend.cache(self.order.len(), capacity)
+    pub fn new_cache(&mut self, capacity: usize) -> Result<B::Cache> {
+        self.backend.new_cache(self.order.len(), capacity)
     }
 
     /// Runs the rows of `input` at positions `start..` and computes the logits of rows `logits` (may be empty).
@@ -225,7 +226,7 @@ impl<B: Backend> Loader<B> {
     fn allocate(&mut self) -> Result<()> {
         let c = self.config.clone();
         let mut matrix = |place, role, rows, cols| -> Result<()> {
-            let matrix = self.backend.matrix(role, rows, cols)?;
+            let matrix = self.backend.new_matrix(role, rows, cols)?;
             self.matrices.insert(place, matrix);
             Ok(())
         };
@@ -331,7 +332,7 @@ impl<B: Backend> Loader<B> {
                 if let Some(at) = values.iter().position(|v| !v.is_finite()) {
                     return Err(Error::tensor(&info.name, format!("value {at} is {}", values[at])));
                 }
-                self.gains.insert(place, self.backend.gain(&values)?);
+                self.gains.insert(place, self.backend.new_gain(&values)?);
                 Ok(())
             }
             Slot::Rows(place, first) => {

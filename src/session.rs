@@ -6,10 +6,10 @@
 //! A generation is pulled: nothing runs that was not asked for, so stopping is to stop asking. Whatever the cache holds
 //! stays valid, and the next prompt computes only what is new.
 
+use crate::backend::sampler::Sampling;
 use crate::backend::{Backend, Input};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::sampler::Sampling;
 use std::collections::VecDeque;
 
 /// A mutable timeline. Tokens in `tokens` have their keys and values in the cache, in order.
@@ -22,7 +22,7 @@ pub struct Session<B: Backend> {
 impl<B: Backend> Session<B> {
     /// An empty timeline of at most `capacity` tokens.
     pub fn new(model: &mut Model<B>, capacity: usize) -> Result<Self> {
-        Ok(Session { cache: model.cache(capacity)?, capacity, tokens: Vec::new() })
+        Ok(Session { cache: model.new_cache(capacity)?, capacity, tokens: Vec::new() })
     }
 
     /// A copy that goes its own way from here.

@@ -272,7 +272,7 @@ mod files {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::weights::Bytes;
+    use crate::bytes::Bytes;
     use serde_json::Value;
 
     fn fixture(path: &str) -> Value {

@@ -6,10 +6,10 @@
 use half::f16;
 use mobilellm_web::backend::cpu::Cpu;
 use mobilellm_web::backend::cpu::naive::Naive;
+use mobilellm_web::backend::sampler::Sampling;
 use mobilellm_web::backend::{Backend, Input, Precision};
 use mobilellm_web::config::Config;
 use mobilellm_web::model::{Loader, Model};
-use mobilellm_web::sampler::Sampling;
 use mobilellm_web::session::{FinishReason, GenerateOptions, Generation, Session, Step};
 use mobilellm_web::synthetic;
 use mobilellm_web::weights::TensorSink;
@@ -63,7 +63,7 @@ fn model<B: Backend>(golden: &Golden, make: impl Fn(&Config) -> B) -> Model<B> {
 /// All logits of the prompt, run in the largest passes up to position `from` and then in passes of at most `rows`.
 fn logits<B: Backend>(model: &mut Model<B>, prompt: &[u32], from: usize, rows: usize) -> Vec<Vec<f32>> {
     let vocab = model.config().vocab_size;
-    let mut cache = model.cache(prompt.len()).unwrap();
+    let mut cache = model.new_cache(prompt.len()).unwrap();
     let mut all = Vec::new();
     let (first, rest) = prompt.split_at(from);
     let largest = model.backend().max_rows();

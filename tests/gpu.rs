@@ -5,11 +5,11 @@
 use half::f16;
 use mobilellm_web::backend::cpu::Cpu;
 use mobilellm_web::backend::gpu::{Device, DeviceOptions, Gpu};
+use mobilellm_web::backend::sampler::{Sampler, Sampling, argmax};
 use mobilellm_web::backend::{Backend, Input, Precision, Role};
 use mobilellm_web::config::Config;
 use mobilellm_web::engine;
 use mobilellm_web::model::{Loader, Model};
-use mobilellm_web::sampler::{Sampler, Sampling, argmax};
 use mobilellm_web::session::{GenerateOptions, Generation, Session, Step};
 use mobilellm_web::synthetic;
 use mobilellm_web::weights::checkpoint::{Checkpoint, Options};
@@ -37,7 +37,7 @@ fn demo<B: Backend>(make: impl Fn(&Config) -> B) -> Model<B> {
 
 /// Greedy ids of each step, all given the same ids.
 fn forced<B: Backend>(mut model: Model<B>, ids: &[u32]) -> Vec<u32> {
-    let mut cache = model.cache(ids.len()).unwrap();
+    let mut cache = model.new_cache(ids.len()).unwrap();
     let step = |(position, id): (usize, &u32)| {
         model.forward(&mut cache, Input::Tokens(&[*id]), position, 0..1).unwrap();
         argmax(&block_on(model.backend().read_logits()).unwrap())
@@ -76,14 +76,14 @@ fn forced_decoding_of_the_demo_model_agrees_with_the_cpu() {
 fn bigram(backend: &mut Gpu, vocab: usize) -> impl Sized + use<> {
     let noise = |seed: usize, i: usize| ((i * 7919 + seed * 104_729) % 10_007) as f32 / 5003.5 - 1.0;
     let mut make = |role, scale: f32, seed| {
-        let mut matrix = backend.matrix(role, vocab, 32).unwrap();
+        let mut matrix = backend.new_matrix(role, vocab, 32).unwrap();
         let values = (0..vocab * 32).flat_map(|i| f16::from_f32(scale * noise(seed, i * i + i)).to_le_bytes());
         let bytes: Vec<u8> = values.collect();
         backend.write_rows(&mut matrix, 0, &bytes, 0..bytes.len()).unwrap();
         matrix
     };
     let (table, head) = (make(Role::Embedding, 1.0, 1), make(Role::Head, 0.3, 2));
-    let norm = backend.gain(&[1.0; 32]).unwrap();
+    let norm = backend.new_gain(&[1.0; 32]).unwrap();
     backend.embed(&table, Input::Tokens(&[3]), 0).unwrap();
     backend.logits(&norm, &head, 0..1).unwrap();
     backend.submit().unwrap();

@@ -3,9 +3,9 @@
 #![cfg(feature = "gpu")]
 
 use mobilellm_web::backend::Precision;
-use mobilellm_web::backend::gpu::probe::probe;
 use mobilellm_web::backend::gpu::{Device, DeviceOptions, Gpu, Variant};
 use mobilellm_web::config::Config;
+use mobilellm_web::engine::probe::probe;
 use mobilellm_web::model::{Loader, Model};
 use mobilellm_web::synthetic;
 use pollster::block_on;

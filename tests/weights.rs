@@ -1,9 +1,10 @@
 //! Checkpoints from their sources to a sink.
 
+use mobilellm_web::bytes::Bytes;
 use mobilellm_web::error::{Error, Result};
 use mobilellm_web::weights::convert;
 use mobilellm_web::weights::source::{DirSource, NativeHost, NoStore};
-use mobilellm_web::weights::{Bytes, Checkpoint, Options, TensorInfo, TensorSink};
+use mobilellm_web::weights::{Checkpoint, Options, TensorInfo, TensorSink};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! The verbs of a forward pass, on whatever computes them.
 //!
-//! [`crate::model`] writes the transformer block once over [`Backend`]. A backend keeps the activations of the pass
+//! The model writes the transformer block once over [`Backend`]. A backend keeps the activations of the pass
 //! under way; the model names weights, cache and layer. Shapes are (rows, width): a row is one position of a session,
 //! rows of one pass are consecutive positions.
 //!
@@ -20,10 +20,11 @@ pub mod cpu;
 pub mod gpu;
 
 pub mod q8;
+pub mod sampler;
 
+use crate::bytes::Bytes;
 use crate::error::Result;
-use crate::sampler::Sampling;
-use crate::weights::Bytes;
+use sampler::Sampling;
 use std::ops::Range;
 
 /// How weights are held.
@@ -94,7 +95,7 @@ pub trait Backend {
     type Ticket;
 
     /// An empty matrix; every row is written before it is used.
-    fn matrix(&mut self, role: Role, rows: usize, cols: usize) -> Result<Self::Matrix>;
+    fn new_matrix(&mut self, role: Role, rows: usize, cols: usize) -> Result<Self::Matrix>;
 
     /// Writes whole rows of f16 (little-endian, row-major) from row `first` on: bytes `range` of `bytes`.
     fn write_rows(
@@ -105,10 +106,10 @@ pub trait Backend {
         range: Range<usize>,
     ) -> Result<()>;
 
-    fn gain(&mut self, values: &[f32]) -> Result<Self::Gain>;
+    fn new_gain(&mut self, values: &[f32]) -> Result<Self::Gain>;
 
     /// An empty cache of `capacity` positions for `layers` executed layers.
-    fn cache(&mut self, layers: usize, capacity: usize) -> Result<Self::Cache>;
+    fn new_cache(&mut self, layers: usize, capacity: usize) -> Result<Self::Cache>;
 
     /// A copy of the first `len` positions, same capacity.
     fn fork(&mut self, cache: &Self::Cache, len: usize) -> Result<Self::Cache>;

@@ -2,13 +2,14 @@
 //! without files, tokenizer or worker.
 
 use super::api::{Js, to_js};
-use crate::backend::gpu::{Device, DeviceOptions, Gpu, probe::probe};
+use crate::backend::gpu::{Device, DeviceOptions, Gpu};
+use crate::backend::sampler::Sampling;
 use crate::backend::{Backend, Input, Precision};
 use crate::config::Config;
 use crate::conformance;
+use crate::engine::probe::probe;
 use crate::error::{Error, Result};
 use crate::model::{Loader, Model};
-use crate::sampler::Sampling;
 use crate::session::{GenerateOptions, Generation, Session, Step};
 use crate::synthetic;
 use crate::weights::TensorSink;
@@ -208,7 +209,7 @@ impl GpuBench {
 
     async fn encode_inner(&mut self, steps: usize) -> Result<f64> {
         let (_, _) = self.prompt(8, 0).await?;
-        let mut cache = self.model.cache(steps + 1)?;
+        let mut cache = self.model.new_cache(steps + 1)?;
         self.model.backend().begin_sampling(&Sampling::default(), &[], &[])?;
         let mut total = 0.0;
         for step in 0..steps {
@@ -233,7 +234,7 @@ impl TensorSink for Keep<'_> {
         Ok(vec![true; tensors.len()])
     }
 
-    fn write(&mut self, tensor: usize, _: u64, bytes: &dyn crate::weights::Bytes) -> Result<()> {
+    fn write(&mut self, tensor: usize, _: u64, bytes: &dyn crate::bytes::Bytes) -> Result<()> {
         let mut piece = vec![0; bytes.len()];
         bytes.read(0, &mut piece);
         self.0.get_mut(tensor).ok_or_else(|| Error::internal("an unknown tensor"))?.push(piece);

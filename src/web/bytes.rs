@@ -1,6 +1,6 @@
 //! Bytes in a JavaScript buffer: they never enter wasm memory on their way from network or store to the GPU.
 
-use crate::weights::{Buffer, Bytes};
+use crate::bytes::{Buffer, Bytes};
 use js_sys::{Array, Reflect, Uint8Array};
 use std::ops::Range;
 use wasm_bindgen::{JsCast, JsValue};

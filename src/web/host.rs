@@ -1,9 +1,10 @@
 //! Clock, randomness and SHA-256 of the browser (or of Node).
 
 use super::bytes::JsBytes;
+use crate::bytes::Bytes;
 use crate::error::{Error, Result};
+use crate::weights::Host;
 use crate::weights::plan::{BLOCK, Digest};
-use crate::weights::{Bytes, Host};
 use futures_util::future::join_all;
 use js_sys::{Function, Promise, Uint8Array};
 use sha2::Digest as _;

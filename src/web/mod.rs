@@ -1,5 +1,6 @@
 //! The JavaScript side: [`api`] is what the worker of `js/` calls, the rest are the browser's implementations of the traits of
-//! [`crate::weights`]. The only room that names `wasm_bindgen`, `web_sys` and `js_sys`.
+//! [`crate::weights`]. What wgpu leaves out of WebGPU lies in
+//! `backend/gpu/browser.rs`; nothing else names `wasm_bindgen`, `web_sys` or `js_sys`.
 
 pub mod api;
 #[cfg(feature = "gpu")]
@@ -10,5 +11,3 @@ pub mod fetch;
 pub mod files;
 pub mod host;
 pub mod store;
-#[cfg(feature = "gpu")]
-pub mod webgpu;

@@ -6,10 +6,11 @@
 
 use super::bytes::JsBytes;
 use super::host::{WebHost, message};
+use crate::bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::weights::plan::{BLOCK, Digest};
 use crate::weights::source::{InUse, LockMode};
-use crate::weights::{Bytes, Host, Store, Stored};
+use crate::weights::{Host, Store, Stored};
 use js_sys::{Array, ArrayBuffer, Function, Object, Promise, Reflect, Uint8Array};
 use std::cell::OnceCell;
 use wasm_bindgen::prelude::*;

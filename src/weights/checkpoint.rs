@@ -1,9 +1,10 @@
 //! The policy: each piece of a plan comes from the store if it is there and sound, else from the source;
 //! it is verified, stored, handed to the sink in plan order and dropped.
 
+use super::TensorSink;
 use super::plan::{Digest, FileMeta, Plan};
 use super::source::{Host, LockMode, Source, Store, Stored};
-use super::{Buffer, Bytes, TensorSink};
+use crate::bytes::{Buffer, Bytes};
 use crate::error::{Error, Result};
 use futures_util::stream::{self, StreamExt};
 use serde::{Deserialize, Serialize};

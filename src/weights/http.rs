@@ -7,8 +7,9 @@
 //! `redirect: 'manual'` the browser hides the target.
 
 use super::plan::{Digest, FileMeta};
+use super::safetensors;
 use super::source::{Host, Source, buffer};
-use super::{Buffer, Bytes, safetensors};
+use crate::bytes::{Buffer, Bytes};
 use crate::error::{Error, Result};
 use futures_util::future::{Either, select};
 use serde::Deserialize;

@@ -1,7 +1,8 @@
 //! Which tensor lies where in which file: read from a manifest, an index, or the files' own headers.
 
 use super::source::Source;
-use super::{Buffer, Dtype, TensorInfo, safetensors, torch};
+use super::{Dtype, TensorInfo, safetensors, torch};
+use crate::bytes::Buffer;
 use crate::error::{Error, Result};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};

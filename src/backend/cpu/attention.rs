@@ -31,7 +31,7 @@ pub trait Cache {
 }
 
 /// An empty cache beside weights of this precision.
-pub fn cache(precision: Precision, layers: usize, heads: usize, head_dim: usize) -> Box<dyn Cache> {
+pub fn new_cache(precision: Precision, layers: usize, heads: usize, head_dim: usize) -> Box<dyn Cache> {
     match precision {
         Precision::F16 => Box::new(Chunks::<[[f32; 4]; 2]>::new(layers, heads, head_dim)),
         Precision::Q8 => Box::new(Chunks::<[u32; 4]>::new(layers, heads, head_dim)),
@@ -228,7 +228,7 @@ mod tests {
             let mut random = fastrand::Rng::with_seed(dim as u64);
             let mut noise = |count: usize| (0..count).map(|_| random.f32() * 2.0 - 1.0).collect::<Vec<f32>>();
             let (layer, head) = (1, 2);
-            let mut cache = cache(precision, 2, 3, dim);
+            let mut cache = new_cache(precision, 2, 3, dim);
             cache.grow(420).unwrap();
             let (keys, values) = (noise(420 * dim), noise(420 * dim));
             for (position, (key, value)) in keys.chunks_exact(dim).zip(values.chunks_exact(dim)).enumerate() {

@@ -1,8 +1,7 @@
 //! What the leader tells every rank, as words.
 
-use crate::backend::{Activation, Role};
+use crate::backend::Role;
 use crate::error::{Error, Result};
-use bytemuck::{Pod, Zeroable};
 
 /// Commands name matrices, gains and caches by number, in the order of their making.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,38 +37,73 @@ pub enum Command<'a> {
     Pass {
         start: usize,
         tokens: &'a [u32],
-        verbs: &'a [Verb],
+        verbs: &'a [VerbWords],
     },
     Quit,
 }
 
-/// One recorded verb: what it is and the numbers that it takes.
-#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
-#[repr(C)]
-pub struct Verb {
-    pub kind: u32,
-    pub gain: u32,
-    pub matrix: u32,
-    pub cache: u32,
-    pub layer: u32,
+/// One recorded verb and the numbers that it takes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Verb {
+    Embed {
+        table: u32,
+    },
+    Qkv {
+        gain: u32,
+        weight: u32,
+        cache: u32,
+        layer: u32,
+    },
+    Attend {
+        cache: u32,
+        layer: u32,
+    },
+    MatmulAdd {
+        weight: u32,
+    },
+    GateUp {
+        gain: u32,
+        weight: u32,
+    },
+    /// Of rows `first..end` of the pass.
+    Logits {
+        gain: u32,
+        head: u32,
+        first: u32,
+        end: u32,
+    },
 }
 
-impl Verb {
-    pub const EMBED: u32 = 0;
-    pub const QKV: u32 = 1;
-    pub const ATTEND: u32 = 2;
-    pub const ADD_ATTENTION: u32 = 3;
-    pub const ADD_FEED_FORWARD: u32 = 4;
-    pub const GATE_UP: u32 = 5;
-    /// Rows `layer..cache` of the pass.
-    pub const LOGITS: u32 = 6;
+/// A verb on its way to the other ranks: its kind, then its numbers.
+pub type VerbWords = [u32; 5];
 
-    pub fn add(activation: Activation) -> u32 {
-        match activation {
-            Activation::Attention => Verb::ADD_ATTENTION,
-            Activation::FeedForward => Verb::ADD_FEED_FORWARD,
+impl Verb {
+    pub fn encode(self) -> VerbWords {
+        match self {
+            Verb::Embed { table } => [0, table, 0, 0, 0],
+            Verb::Qkv { gain, weight, cache, layer } => [1, gain, weight, cache, layer],
+            Verb::Attend { cache, layer } => [2, cache, layer, 0, 0],
+            Verb::MatmulAdd { weight } => [3, weight, 0, 0, 0],
+            Verb::GateUp { gain, weight } => [4, gain, weight, 0, 0],
+            Verb::Logits { gain, head, first, end } => [5, gain, head, first, end],
         }
     }
+
+    pub fn decode([kind, a, b, c, d]: VerbWords) -> Result<Self> {
+        Ok(match kind {
+            0 => Verb::Embed { table: a },
+            1 => Verb::Qkv { gain: a, weight: b, cache: c, layer: d },
+            2 => Verb::Attend { cache: a, layer: b },
+            3 => Verb::MatmulAdd { weight: a },
+            4 => Verb::GateUp { gain: a, weight: b },
+            5 => Verb::Logits { gain: a, head: b, first: c, end: d },
+            _ => return Err(garbled()),
+        })
+    }
+}
+
+fn garbled() -> Error {
+    Error::internal("garbled command between CPU threads")
 }
 
 const ROLES: [Role; 6] = [Role::Embedding, Role::Head, Role::Qkv, Role::AttentionOut, Role::GateUp, Role::Down];
@@ -97,7 +131,6 @@ impl<'a> Command<'a> {
     }
 
     pub fn decode(words: &'a [u32]) -> Result<Self> {
-        let garbled = || Error::internal("garbled command between CPU threads");
         let (&[code, a, b, c], payload) = words.split_first_chunk::<{ Command::HEADER }>().ok_or_else(garbled)?;
         Ok(match code {
             0 => Command::Matrix {
@@ -127,7 +160,17 @@ mod tests {
 
     #[test]
     fn commands_survive_the_words() {
-        let verb = Verb { kind: Verb::QKV, gain: 1, matrix: 2, cache: 3, layer: 4 };
+        let verbs = [
+            Verb::Embed { table: 1 },
+            Verb::Qkv { gain: 1, weight: 2, cache: 3, layer: 4 },
+            Verb::Attend { cache: 1, layer: 2 },
+            Verb::MatmulAdd { weight: 1 },
+            Verb::GateUp { gain: 1, weight: 2 },
+            Verb::Logits { gain: 1, head: 2, first: 3, end: 4 },
+        ];
+        let encoded = verbs.map(Verb::encode);
+        assert_eq!(encoded.map(|words| Verb::decode(words).unwrap()), verbs);
+        assert_eq!(Verb::decode([6, 0, 0, 0, 0]).unwrap_err().code(), "internal");
         let mut words = Vec::new();
         let all_roles = ROLES.map(|role| Command::Matrix { role, rows: 960, cols: 576 });
         let others = [
@@ -136,7 +179,7 @@ mod tests {
             Command::Cache { cache: 5, layers: 30 },
             Command::Fork { cache: 6, from: 5, len: 77 },
             Command::Drop { cache: 5 },
-            Command::Pass { start: 12, tokens: &[7, 8, 9], verbs: &[verb, verb] },
+            Command::Pass { start: 12, tokens: &[7, 8, 9], verbs: &encoded },
             Command::Pass { start: 0, tokens: &[], verbs: &[] },
             Command::Quit,
         ];

@@ -20,12 +20,12 @@ pub use rank::Rank;
 pub use team::Threads;
 pub use team::{Exchange, Shard, Solo};
 
+use crate::backend::sampler::{Sampler, Sampling};
 use crate::backend::{Activation, Backend, Input, Precision, Role};
+use crate::bytes::Bytes;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::sampler::{Sampler, Sampling};
-use crate::weights::Bytes;
-use command::{Command, Verb};
+use command::{Command, Verb, VerbWords};
 use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
@@ -48,7 +48,7 @@ pub struct Cpu {
     dropped: Rc<RefCell<Vec<u32>>>,
     start: usize,
     tokens: Vec<u32>,
-    verbs: Vec<Verb>,
+    verbs: Vec<VerbWords>,
     message: Vec<u32>,
     sampler: Sampler,
     chosen: u32,
@@ -141,13 +141,13 @@ impl Cpu {
         self.rank.run(command)
     }
 
-    fn new_cache(&mut self, layers: usize, capacity: usize) -> Cache {
+    fn next_cache(&mut self, layers: usize, capacity: usize) -> Cache {
         self.caches += 1;
         Cache { number: self.caches, layers, capacity, dropped: self.dropped.clone() }
     }
 
-    fn record(&mut self, kind: u32, gain: u32, matrix: u32, cache: u32, layer: u32) -> Result<()> {
-        self.verbs.push(Verb { kind, gain, matrix, cache, layer });
+    fn record(&mut self, verb: Verb) -> Result<()> {
+        self.verbs.push(verb.encode());
         Ok(())
     }
 }
@@ -183,7 +183,7 @@ impl Backend for Cpu {
     type Cache = Cache;
     type Ticket = u32;
 
-    fn matrix(&mut self, role: Role, rows: usize, cols: usize) -> Result<Matrix> {
+    fn new_matrix(&mut self, role: Role, rows: usize, cols: usize) -> Result<Matrix> {
         self.command(Command::Matrix { role, rows, cols })?;
         self.matrices += 1;
         Ok(Matrix { number: self.matrices - 1, cols })
@@ -203,20 +203,20 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn gain(&mut self, values: &[f32]) -> Result<Gain> {
+    fn new_gain(&mut self, values: &[f32]) -> Result<Gain> {
         self.command(Command::Gain { words: bytemuck::cast_slice(values) })?;
         self.gains += 1;
         Ok(Gain(self.gains - 1))
     }
 
-    fn cache(&mut self, layers: usize, capacity: usize) -> Result<Cache> {
-        let cache = self.new_cache(layers, capacity);
+    fn new_cache(&mut self, layers: usize, capacity: usize) -> Result<Cache> {
+        let cache = self.next_cache(layers, capacity);
         self.command(Command::Cache { cache: cache.number, layers })?;
         Ok(cache)
     }
 
     fn fork(&mut self, from: &Cache, len: usize) -> Result<Cache> {
-        let cache = self.new_cache(from.layers, from.capacity);
+        let cache = self.next_cache(from.layers, from.capacity);
         self.command(Command::Fork { cache: cache.number, from: from.number, len })?;
         Ok(cache)
     }
@@ -233,7 +233,7 @@ impl Backend for Cpu {
             Input::Chosen => self.tokens.push(self.chosen),
         }
         self.verbs.clear();
-        self.record(Verb::EMBED, 0, table.number, 0, 0)
+        self.record(Verb::Embed { table: table.number })
     }
 
     fn qkv(&mut self, gain: &Gain, weight: &Matrix, cache: &mut Cache, layer: usize) -> Result<()> {
@@ -241,23 +241,24 @@ impl Backend for Cpu {
             let tokens = self.start + self.tokens.len();
             return Err(Error::ContextOverflow { tokens, capacity: cache.capacity });
         }
-        self.record(Verb::QKV, gain.0, weight.number, cache.number, layer as u32)
+        self.record(Verb::Qkv { gain: gain.0, weight: weight.number, cache: cache.number, layer: layer as u32 })
     }
 
     fn attend(&mut self, cache: &Cache, layer: usize) -> Result<()> {
-        self.record(Verb::ATTEND, 0, 0, cache.number, layer as u32)
+        self.record(Verb::Attend { cache: cache.number, layer: layer as u32 })
     }
 
-    fn matmul_add(&mut self, weight: &Matrix, activation: Activation) -> Result<()> {
-        self.record(Verb::add(activation), 0, weight.number, 0, 0)
+    fn matmul_add(&mut self, weight: &Matrix, _: Activation) -> Result<()> {
+        // Either activation is what the ranks computed last.
+        self.record(Verb::MatmulAdd { weight: weight.number })
     }
 
     fn gate_up(&mut self, gain: &Gain, weight: &Matrix) -> Result<()> {
-        self.record(Verb::GATE_UP, gain.0, weight.number, 0, 0)
+        self.record(Verb::GateUp { gain: gain.0, weight: weight.number })
     }
 
     fn logits(&mut self, gain: &Gain, head: &Matrix, rows: Range<usize>) -> Result<()> {
-        self.record(Verb::LOGITS, gain.0, head.number, rows.end as u32, rows.start as u32)
+        self.record(Verb::Logits { gain: gain.0, head: head.number, first: rows.start as u32, end: rows.end as u32 })
     }
 
     fn submit(&mut self) -> Result<()> {

@@ -1,11 +1,11 @@
 //! The verbs as plain loops: the oracle that every faster path is checked against. Nothing here is clever.
 
 use crate::backend::q8::{GROUP, quantise};
+use crate::backend::sampler::{Sampler, Sampling};
 use crate::backend::{Activation, Backend, Input, Precision, Role};
+use crate::bytes::Bytes;
 use crate::config::Config;
 use crate::error::Result;
-use crate::sampler::{Sampler, Sampling};
-use crate::weights::Bytes;
 use half::f16;
 use std::ops::Range;
 
@@ -128,7 +128,7 @@ impl Backend for Naive {
     type Cache = Cache;
     type Ticket = u32;
 
-    fn matrix(&mut self, _: Role, rows: usize, cols: usize) -> Result<Matrix> {
+    fn new_matrix(&mut self, _: Role, rows: usize, cols: usize) -> Result<Matrix> {
         Ok(Matrix { cols, values: vec![0.0; rows * cols] })
     }
 
@@ -148,11 +148,11 @@ impl Backend for Naive {
         Ok(())
     }
 
-    fn gain(&mut self, values: &[f32]) -> Result<Vec<f32>> {
+    fn new_gain(&mut self, values: &[f32]) -> Result<Vec<f32>> {
         Ok(values.to_vec())
     }
 
-    fn cache(&mut self, layers: usize, capacity: usize) -> Result<Cache> {
+    fn new_cache(&mut self, layers: usize, capacity: usize) -> Result<Cache> {
         let size = capacity * self.config.kv_width();
         Ok(Cache { layers: vec![Layer { keys: vec![0.0; size], values: vec![0.0; size] }; layers] })
     }

@@ -7,7 +7,7 @@
 //! | `gate_up` | gate and up rows of the same index | f |
 //! | `matmul_add` | rows | x |
 
-use super::attention::{Cache, cache};
+use super::attention::{Cache, new_cache};
 use super::command::{Command, Verb};
 use super::math::{rms_norm, silu_mul};
 use super::panels::{Inputs, Output, Panels, ROWS, Scratch};
@@ -146,7 +146,7 @@ impl Rank {
             Command::Gain { words } => self.gains.push(words.iter().map(|w| f32::from_bits(*w)).collect()),
             Command::Cache { cache: id, layers } => {
                 let heads = self.kv_heads(self.shard).len();
-                self.caches.insert(id, cache(self.precision, layers, heads, self.config.head_dim));
+                self.caches.insert(id, new_cache(self.precision, layers, heads, self.config.head_dim));
             }
             Command::Fork { cache, from, len } => {
                 let fork = self.caches.get(&from).ok_or_else(unknown)?.fork(len)?;
@@ -159,7 +159,7 @@ impl Rank {
                 self.start = start;
                 self.tokens = tokens.len();
                 for verb in verbs {
-                    self.verb(verb, tokens)?;
+                    self.verb(Verb::decode(*verb)?, tokens)?;
                 }
             }
             Command::Quit => {}
@@ -167,16 +167,16 @@ impl Rank {
         Ok(())
     }
 
-    fn verb(&mut self, verb: &Verb, tokens: &[u32]) -> Result<()> {
-        let matrix = verb.matrix as usize;
-        match verb.kind {
-            Verb::EMBED => self.embed(matrix, tokens),
-            Verb::QKV => self.qkv(verb.gain as usize, matrix, verb.cache, verb.layer as usize),
-            Verb::ATTEND => self.attend(verb.cache, verb.layer as usize),
-            Verb::ADD_ATTENTION | Verb::ADD_FEED_FORWARD => self.matmul_add(matrix),
-            Verb::GATE_UP => self.gate_up(verb.gain as usize, matrix),
-            Verb::LOGITS => self.logits(verb.gain as usize, matrix, verb.layer as usize..verb.cache as usize),
-            _ => Err(unknown()),
+    fn verb(&mut self, verb: Verb, tokens: &[u32]) -> Result<()> {
+        match verb {
+            Verb::Embed { table } => self.embed(table as usize, tokens),
+            Verb::Qkv { gain, weight, cache, layer } => self.qkv(gain as usize, weight as usize, cache, layer as usize),
+            Verb::Attend { cache, layer } => self.attend(cache, layer as usize),
+            Verb::MatmulAdd { weight } => self.matmul_add(weight as usize),
+            Verb::GateUp { gain, weight } => self.gate_up(gain as usize, weight as usize),
+            Verb::Logits { gain, head, first, end } => {
+                self.logits(gain as usize, head as usize, first as usize..end as usize)
+            }
         }
     }
 

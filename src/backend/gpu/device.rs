@@ -1,5 +1,6 @@
 //! The adapter, what it can do, and what became of it.
 
+use super::host;
 use super::kernels::{Alter, Variant};
 use crate::error::{Error, Result};
 use futures_util::FutureExt;
@@ -83,7 +84,8 @@ impl Device {
             ..wgpu::Limits::default()
         };
         let wanted = Variant { subgroups: !options.no_subgroups, f16: !options.no_f16 };
-        let (device, queue, variant) = request_device(&adapter, required_limits, wanted).await.map_err(unavailable)?;
+        let (device, queue, variant) =
+            host::request_device(&adapter, required_limits, wanted).await.map_err(unavailable)?;
         let fate = Arc::new(Mutex::new(Fate::default()));
         let log = fate.clone();
         device.on_uncaptured_error(Arc::new(move |error| {
@@ -117,8 +119,7 @@ impl Device {
 
     /// What the system calls the adapter.
     pub fn name(&self) -> String {
-        #[cfg(target_arch = "wasm32")]
-        if let Some(name) = crate::web::webgpu::adapter_name(&self.device) {
+        if let Some(name) = host::adapter_name(&self.device) {
             return name;
         }
         let a = &self.adapter;
@@ -252,32 +253,5 @@ impl Drop for Owned {
     fn drop(&mut self) {
         self.allocated.set(self.allocated.get() - self.buffer.size());
         self.buffer.destroy();
-    }
-}
-
-/// A device, and which of what is wanted it has.
-async fn request_device(
-    adapter: &wgpu::Adapter,
-    required_limits: wgpu::Limits,
-    wanted: Variant,
-) -> std::result::Result<(wgpu::Device, wgpu::Queue, Variant), String> {
-    let mut features = wgpu::Features::empty();
-    features.set(wgpu::Features::SHADER_F16, wanted.f16);
-    #[cfg(not(target_arch = "wasm32"))]
-    features.set(wgpu::Features::SUBGROUP, wanted.subgroups);
-    let required_features = adapter.features() & features;
-    let f16 = required_features.contains(wgpu::Features::SHADER_F16);
-    let descriptor = wgpu::DeviceDescriptor { required_limits, required_features, ..Default::default() };
-    #[cfg(target_arch = "wasm32")]
-    {
-        let (device, queue, subgroups) =
-            crate::web::webgpu::request_device(adapter, &descriptor, wanted.subgroups).await?;
-        Ok((device, queue, Variant { subgroups, f16 }))
-    }
-    #[cfg(not(target_arch = "wasm32"))]
-    {
-        let subgroups = required_features.contains(wgpu::Features::SUBGROUP);
-        let (device, queue) = adapter.request_device(&descriptor).await.map_err(|e| format!("no device: {e}"))?;
-        Ok((device, queue, Variant { subgroups, f16 }))
     }
 }

@@ -1,6 +1,7 @@
 //! Verb -> shader, constants, bindings.
 
-use super::{CHUNK, MAX_PARTS, MAX_ROWS, Product};
+use super::activations::{MAX_PARTS, MAX_ROWS};
+use super::{CHUNK, host};
 use crate::backend::Precision;
 use crate::config::Config;
 use std::collections::HashMap;
@@ -116,8 +117,7 @@ impl Kernel {
         let steps = matches!(self, Qkv | Attend | Merge | Logits | Sample | RmsNorm | Matmul | Rope);
         let f16 = self == Matmul && variant.f16;
         let pieces = [
-            // naga 30 knows the functions of subgroups but not that line.
-            (reduces && variant.subgroups && cfg!(target_arch = "wasm32"), "enable subgroups;\n"),
+            (reduces && variant.subgroups, host::ENABLE_SUBGROUPS),
             (f16, "enable f16;\n"),
             (steps, shader!("step")),
             (reduces && variant.subgroups, shader!("reduce_subgroups")),
@@ -160,14 +160,23 @@ pub(super) struct Span {
     pub rows: usize,
 }
 
+/// What the tiled product does with the product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Product {
+    Store,
+    Add,
+    /// Rows of the logits only.
+    Logits,
+}
+
 /// What each verb compiles to, for one model.
-pub(super) struct Programs<'a> {
-    pub config: &'a Config,
+pub(super) struct Programs {
+    pub config: Config,
     /// Threads that share the product of four rows of so many elements.
     pub threads: fn(usize) -> usize,
 }
 
-impl Programs<'_> {
+impl Programs {
     fn program(kernel: Kernel, constants: impl IntoIterator<Item = (&'static str, usize)>) -> Program {
         Program { kernel, constants: constants.into_iter().map(|(name, value)| (name, value as f64)).collect() }
     }
@@ -178,7 +187,7 @@ impl Programs<'_> {
     }
 
     fn heads(&self) -> [(&'static str, usize); 3] {
-        let c = self.config;
+        let c = &self.config;
         [("HEADS", c.num_heads), ("KV_HEADS", c.num_kv_heads), ("HEAD_DIM", c.head_dim)]
     }
 
@@ -200,7 +209,7 @@ impl Programs<'_> {
     }
 
     pub fn merge(&self) -> Program {
-        let c = self.config;
+        let c = &self.config;
         let of = [("HEADS", c.num_heads), ("HEAD_DIM", c.head_dim), ("CHUNK", CHUNK), ("MOST", MAX_PARTS)];
         Self::program(Kernel::Merge, of)
     }
@@ -256,7 +265,7 @@ impl Programs<'_> {
     /// All that answers need; `table` is how the embedding is split. The product of many rows of logits, which only scores
     /// need, is left to its first use.
     pub fn all(&self, table: &[Span]) -> Vec<Program> {
-        let c = self.config;
+        let c = &self.config;
         let (hidden, width, ffn) = (c.hidden_size, c.attention_width(), c.intermediate_size);
         let product = |how| self.matmul(1, Span { first: 0, rows: 1 }, how);
         let mut list = vec![
@@ -300,8 +309,7 @@ pub(super) struct Kernels {
     modules: HashMap<Kernel, wgpu::ShaderModule>,
     pipelines: HashMap<Key, wgpu::ComputePipeline>,
     /// Programs that the browser is compiling.
-    #[cfg(target_arch = "wasm32")]
-    compiling: Option<(crate::web::webgpu::Compiling, Vec<Program>)>,
+    compiling: Option<(host::Compiling, Vec<Program>)>,
 }
 
 /// A kernel with everything bound that it reads and writes: made once, launched every step.
@@ -320,7 +328,6 @@ impl Kernels {
             alter,
             modules: HashMap::new(),
             pipelines: HashMap::new(),
-            #[cfg(target_arch = "wasm32")]
             compiling: None,
         }
     }
@@ -331,32 +338,25 @@ impl Kernels {
 
     /// Has the browser compile these side by side, while weights are loaded. Natively they are compiled at their first use.
     pub fn start(&mut self, programs: Vec<Program>) {
-        #[cfg(target_arch = "wasm32")]
-        {
-            let device = self.device.clone();
-            let compiling = crate::web::webgpu::Compiling::start(&device, || {
-                for program in &programs {
-                    self.compile(program);
-                }
-            });
-            self.compiling = compiling.map(|compiling| (compiling, programs));
-        }
-        #[cfg(not(target_arch = "wasm32"))]
-        drop(programs);
+        let device = self.device.clone();
+        let compiling = host::Compiling::start(&device, || {
+            for program in &programs {
+                self.compile(program);
+            }
+        });
+        self.compiling = compiling.map(|compiling| (compiling, programs));
     }
 
     /// Waits for what was started. What could not be compiled is tried again, and fails, at its first use.
     pub async fn ready(&mut self) {
-        #[cfg(target_arch = "wasm32")]
         if let Some((compiling, programs)) = self.compiling.take() {
             let device = self.device.clone();
-            compiling
-                .finish(&device, || {
-                    for program in &programs {
-                        self.pipeline(program);
-                    }
-                })
-                .await;
+            let make = || {
+                for program in &programs {
+                    self.pipeline(program);
+                }
+            };
+            compiling.finish(&device, make).await;
         }
     }
 

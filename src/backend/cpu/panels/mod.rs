@@ -1,7 +1,7 @@
 //! A matrix in the layout in which it is read, and its products.
 //!
 //! Rows lie in panels of [`ROWS`], padded with zero rows; lanes are rows. A word holds neighbouring columns of one row, a
-//! block one word of each of the 16 rows: see [`half_floats`] and [`bytes`].
+//! block one word of each of the 16 rows: see [`f16`] and [`q8`].
 //!
 //! ```text
 //! one row of x:    four panels from the quarters of the matrix are read side by side, since prefetchers fetch several streams
@@ -9,13 +9,12 @@
 //! more rows of x:  a tile of a panel is widened to f32 once and multiplies every row of x, 8 rows x 4 tokens in registers
 //! ```
 
-mod bytes;
-mod half_floats;
+mod f16;
+mod q8;
 
 use super::lanes::{F4, madd};
 use crate::backend::Precision;
 use crate::error::{Error, Result};
-use half::f16;
 use std::ops::Range;
 
 /// Rows of a panel.
@@ -39,7 +38,7 @@ type Tile = [Vec<[f32; 8]>; 2];
 /// How the weights of a matrix are held.
 trait Form {
     /// Stores neighbouring rows of one panel, `row` and on, of finite values.
-    fn write_rows<const K: usize>(&mut self, row: usize, values: [&[f16]; K]);
+    fn write_rows<const K: usize>(&mut self, row: usize, values: [&[half::f16]; K]);
     /// Reads one row back.
     fn read_row(&self, row: usize, out: &mut [f32]);
     /// The products of some panels' rows with the one row of x.
@@ -58,16 +57,16 @@ pub struct Panels {
 }
 
 enum Store {
-    F16(half_floats::Weights),
-    Q8(bytes::Weights),
+    F16(f16::Weights),
+    Q8(q8::Weights),
 }
 
 impl Panels {
     pub fn new(rows: usize, cols: usize, precision: Precision) -> Result<Self> {
         let panels = rows.div_ceil(ROWS);
         let store = match precision {
-            Precision::F16 => Store::F16(half_floats::Weights::new(panels, cols)?),
-            Precision::Q8 => Store::Q8(bytes::Weights::new(panels, cols)?),
+            Precision::F16 => Store::F16(f16::Weights::new(panels, cols)?),
+            Precision::Q8 => Store::Q8(q8::Weights::new(panels, cols)?),
         };
         Ok(Panels { rows, cols, store })
     }
@@ -80,7 +79,7 @@ impl Panels {
     ///
     /// # Errors
     /// [`Error::Tensor`] without the tensor's name if a value is infinite or NaN.
-    pub fn write_rows(&mut self, first: usize, values: &[f16]) -> Result<()> {
+    pub fn write_rows(&mut self, first: usize, values: &[half::f16]) -> Result<()> {
         // Every exponent below that of infinities: a maximum is vectorised, a search is not.
         if largest(values) >= 0x7c00 {
             return Err(Error::tensor("", "holds a value that is not finite"));
@@ -110,7 +109,7 @@ impl Panels {
 }
 
 /// Panel by panel where whole ones come: a load spends two thirds of the time here that it does row by row (bench/README.md).
-fn write_rows(weights: &mut impl Form, cols: usize, mut row: usize, mut values: &[f16]) {
+fn write_rows(weights: &mut impl Form, cols: usize, mut row: usize, mut values: &[half::f16]) {
     while !values.is_empty() {
         let whole = row.is_multiple_of(ROWS) && values.len() >= ROWS * cols;
         let count = if whole { ROWS } else { 1 };
@@ -133,7 +132,7 @@ fn put<const K: usize, const N: usize>(blocks: &mut [Block; N], at: usize, rows:
 }
 
 /// The largest magnitude, as bits.
-fn largest(values: &[f16]) -> u16 {
+fn largest(values: &[half::f16]) -> u16 {
     values.iter().fold(0, |largest, v| largest.max(v.to_bits() & 0x7fff))
 }
 
@@ -169,7 +168,7 @@ impl Inputs {
     pub fn prepare(&mut self) {
         if self.tokens() == 1 {
             if self.precision == Precision::Q8 {
-                self.step = bytes::to_integers(&self.rows, &mut self.integers);
+                self.step = q8::to_integers(&self.rows, &mut self.integers);
             }
             return;
         }
@@ -263,6 +262,7 @@ fn outer(tile: &[[f32; 8]], group: &[[f32; TOKENS]], mut sums: TileSums) -> Tile
 mod tests {
     use super::*;
     use crate::backend::q8;
+    use half::f16;
     use proptest::prelude::*;
 
     /// Weights of every kind that f16 has: normal of any size, subnormal, both zeros, the largest.

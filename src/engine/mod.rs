@@ -3,19 +3,24 @@
 //! Generic inside ([`Loaded`]), a closed enum at the edge ([`Engine`]). One generation runs at a time; whoever owns the
 //! engine queues the others.
 
+#[cfg(feature = "gpu")]
+pub mod probe;
+
 use crate::backend::cpu::Cpu;
 #[cfg(feature = "gpu")]
-use crate::backend::gpu::{Device, DeviceOptions, Gpu, Variant, probe::probe};
+use crate::backend::gpu::{Device, DeviceOptions, Gpu, Variant};
+use crate::backend::sampler::{Sampling, log_softmax};
 use crate::backend::{Backend, Precision};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::model::{Loader, Model};
-use crate::sampler::{Sampling, log_softmax};
 use crate::session::{FinishReason, GenerateOptions, Generation, Session, Step};
 use crate::text::{Decoder, StopStrings, TextFiles, TextModel};
 use crate::weights::checkpoint::{Checkpoint, Phase, Report};
 use crate::weights::source::{Host, Source, Store};
 use futures_util::future::try_join4;
+#[cfg(feature = "gpu")]
+use probe::probe;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -382,7 +387,7 @@ impl<B: Backend> Loaded<B> {
                 let id = ids[position + 1];
                 let logprob = log_softmax(logits)[id as usize];
                 score.logprob += logprob as f64;
-                score.is_greedy &= crate::sampler::argmax(logits) == id;
+                score.is_greedy &= crate::backend::sampler::argmax(logits) == id;
                 score.tokens.push(Logprob { token_id: id, logprob });
             };
             if *split < ids.len() {

@@ -1,30 +1,39 @@
 //! What the browser's WebGPU has and wgpu 30 does not pass on.
 
+use super::kernels::Variant;
 use js_sys::{Array, Function, Map, Object, Promise, Reflect};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
-/// Requests a device, with the feature `subgroups` if it is wanted and there; the last value says so.
+/// Browsers want the line that naga 30 does not know.
+pub const ENABLE_SUBGROUPS: &str = "enable subgroups;\n";
+
+/// Requests a device, and says which of what is wanted it has.
 ///
-/// wgpu 30 does not map the feature (gfx-rs/wgpu #10146), but its shaders pass through as they are. So while wgpu asks for
-/// its device, which it does at once and before it returns, `requestDevice` is one that adds the feature.
+/// wgpu 30 does not map the feature `subgroups` (gfx-rs/wgpu #10146), but its shaders pass through as they are. So while wgpu
+/// asks for its device, which it does at once and before it returns, `requestDevice` is one that adds the feature.
 ///
 /// # Errors
 /// The browser's message.
 pub async fn request_device(
     adapter: &wgpu::Adapter,
-    descriptor: &wgpu::DeviceDescriptor<'_>,
-    subgroups: bool,
-) -> Result<(wgpu::Device, wgpu::Queue, bool), String> {
-    let hook = if subgroups { Hook::new().await.ok().flatten() } else { None };
-    let hooked = hook.is_some();
-    let future = adapter.request_device(descriptor);
+    required_limits: wgpu::Limits,
+    wanted: Variant,
+) -> Result<(wgpu::Device, wgpu::Queue, Variant), String> {
+    let mut features = wgpu::Features::empty();
+    features.set(wgpu::Features::SHADER_F16, wanted.f16);
+    let required_features = adapter.features() & features;
+    let hook = if wanted.subgroups { Hook::new().await.ok().flatten() } else { None };
+    let variant = Variant { subgroups: hook.is_some(), f16: required_features.contains(wgpu::Features::SHADER_F16) };
+    let descriptor = wgpu::DeviceDescriptor { required_limits, required_features, ..Default::default() };
+    let future = adapter.request_device(&descriptor);
     drop(hook);
-    match future.await {
-        Ok((device, queue)) => Ok((device, queue, hooked)),
-        Err(error) => Err(format!("no device: {error}")),
-    }
+    let (device, queue) = future.await.map_err(|error| format!("no device: {error}"))?;
+    Ok((device, queue, variant))
 }
+
+/// Nothing to do: the browser drives the device.
+pub fn wait(_: &wgpu::Device) {}
 
 /// Vendor and architecture, which browsers give where they keep the name to themselves.
 pub fn adapter_name(device: &wgpu::Device) -> Option<String> {

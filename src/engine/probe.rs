@@ -8,16 +8,14 @@
 //! oracle gets read back. Of the vocabulary the oracle computes only some rows. A kernel that is wrong is off by as much
 //! as its result; the tolerance only has to leave room for other orders of addition and for values held as f16.
 
-use super::{CHUNK, Gpu, Matrix};
 use crate::backend::cpu::naive::{self, Naive};
-use crate::backend::{Backend, Input, Precision, q8};
+use crate::backend::gpu::{CHUNK, Cache, Gpu, Matrix};
+use crate::backend::sampler::{Sampler, Sampling, argmax};
+use crate::backend::{Backend, Input};
 use crate::config::Config;
 use crate::conformance::worst_row;
 use crate::error::Result;
 use crate::model::{Model, Parts};
-use crate::sampler::{Sampler, Sampling, argmax};
-use half::{bf16, f16};
-use wgpu::BufferUsages as Usage;
 
 /// Largest allowed max |GPU - CPU| / max |CPU| of a row of logits; with tiles of f16, [`TOLERANCE_F16`].
 const TOLERANCE: f32 = 5e-3;
@@ -92,7 +90,7 @@ async fn on_gpu(
 ) -> Result<std::result::Result<u32, Failure>> {
     let Parts { backend, config, .. } = model.parts();
     let vocab = config.vocab_size;
-    let mut cache = backend.cache(1, FAR + 1)?;
+    let mut cache = backend.new_cache(1, FAR + 1)?;
     // the last row of one tile, the first of the next
     pass(model, &mut cache, Input::Tokens(prompt), 0, 63..65)?;
     let rows = model.backend().read_logits().await?;
@@ -139,7 +137,7 @@ async fn on_gpu(
 /// A pass through the first block alone.
 fn pass(
     model: &mut Model<Gpu>,
-    cache: &mut super::Cache,
+    cache: &mut Cache,
     input: Input,
     start: usize,
     logits: std::ops::Range<usize>,
@@ -169,7 +167,7 @@ impl Oracle {
         let Parts { backend, embedding, head, norm, block, .. } = model.parts();
         let rows = |ids: &[u32]| ids.iter().map(|&id| (id as usize, 1)).collect::<Vec<_>>();
         let tables = [(embedding, rows(ids)), (head, rows(ids)), (embedding, rows(prompt))];
-        let whole = |matrix: &Matrix| vec![(0, matrix.rows)];
+        let whole = |matrix: &Matrix| vec![(0, matrix.rows())];
         let matrices = [&block.qkv, &block.out, &block.gate_up, &block.down].map(|matrix| (matrix, whole(matrix)));
         let mut all = backend.read_rows(tables.iter().chain(&matrices)).await?.into_iter();
         let mut gains = backend.read_gains(&[norm, &block.attention_norm, &block.ffn_norm]).await?.into_iter();
@@ -188,7 +186,7 @@ impl Oracle {
         };
         let small = Config { vocab_size: ids.len(), num_blocks: 1, ..config.clone() };
         let mut naive = Naive::new(&small);
-        let mut cache = naive.cache(1, FAR + 1)?;
+        let mut cache = naive.new_cache(1, FAR + 1)?;
         // Of one layer, rows need no more of each other than keys and values.
         let numbers: Vec<u32> = (0..prompt.len() as u32).collect();
         naive.embed(&prompt_rows, Input::Tokens(&numbers), 0)?;
@@ -204,97 +202,5 @@ impl Oracle {
         self.naive.logits(&self.norm, &self.head, 0..1)?;
         self.naive.submit()?;
         self.naive.read_logits().await
-    }
-}
-
-impl Gpu {
-    /// Rows (first, count) of matrices as f32, one list for each matrix.
-    async fn read_rows<'a>(
-        &mut self,
-        wanted: impl Iterator<Item = &'a (&'a Matrix, Vec<(usize, usize)>)>,
-    ) -> Result<Vec<Vec<f32>>> {
-        self.flush()?;
-        // (source, its first byte, bytes), in the order in which they are read below
-        let mut copies = Vec::new();
-        let mut lists = Vec::new();
-        for (matrix, runs) in wanted {
-            let mut list = Vec::new();
-            for &(first, count) in runs {
-                for part in &matrix.parts {
-                    let (begin, end) =
-                        (first.max(part.span.first), (first + count).min(part.span.first + part.span.rows));
-                    if begin >= end {
-                        continue;
-                    }
-                    let (at, elements) = ((begin - part.span.first) * matrix.cols, (end - begin) * matrix.cols);
-                    let scale = at / q8::GROUP;
-                    match self.precision {
-                        Precision::F16 => copies.push((&part.buffers[0], 2 * at, 2 * elements)),
-                        Precision::Q8 => {
-                            copies.push((&part.buffers[0], at, elements));
-                            // whole words
-                            let bytes = (2 * (scale % 2 + elements / q8::GROUP)).next_multiple_of(4);
-                            copies.push((&part.buffers[1], scale / 2 * 4, bytes));
-                        }
-                    }
-                    list.push((elements, scale % 2));
-                }
-            }
-            lists.push(list);
-        }
-        let bytes = self.read_all(&copies).await?;
-        let mut at = 0;
-        let mut take = |count: usize| {
-            at += count;
-            &bytes[at - count..at]
-        };
-        let of_pair = |pair: &[u8]| u16::from_le_bytes([pair[0], pair[1]]);
-        let mut all = Vec::new();
-        for list in lists {
-            let mut values = Vec::new();
-            for (elements, odd) in list {
-                match self.precision {
-                    Precision::F16 => {
-                        values
-                            .extend(take(2 * elements).chunks_exact(2).map(|p| q8::widen(f16::from_bits(of_pair(p)))));
-                    }
-                    Precision::Q8 => {
-                        let integers = take(elements);
-                        let groups = elements / q8::GROUP;
-                        let scales = take((2 * (odd + groups)).next_multiple_of(4)).chunks_exact(2).skip(odd);
-                        for (group, scale) in integers.chunks_exact(q8::GROUP).zip(scales) {
-                            let scale = bf16::from_bits(of_pair(scale)).to_f32();
-                            values.extend(group.iter().map(|&q| scale * f32::from(q as i8)));
-                        }
-                    }
-                }
-            }
-            all.push(values);
-        }
-        Ok(all)
-    }
-
-    async fn read_gains(&mut self, gains: &[&super::Gain]) -> Result<Vec<Vec<f32>>> {
-        let copies: Vec<_> = gains.iter().map(|gain| (&gain.buffer, 0, gain.buffer.size() as usize)).collect();
-        let bytes = self.read_all(&copies).await?;
-        let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
-        Ok(values.chunks_exact(self.config.hidden_size).map(<[f32]>::to_vec).collect())
-    }
-
-    /// Pieces of buffers (first byte, bytes), one behind the other.
-    async fn read_all(&mut self, copies: &[(&super::Buffer, usize, usize)]) -> Result<Vec<u8>> {
-        let size: usize = copies.iter().map(|(_, _, bytes)| bytes).sum();
-        let gathered = self.device.buffer("read back", size as u64, Usage::STORAGE)?;
-        let mut encoder = self.device.device.create_command_encoder(&Default::default());
-        let mut to = 0;
-        for (from, at, bytes) in copies {
-            encoder.copy_buffer_to_buffer(from, *at as u64, &gathered, to, *bytes as u64);
-            to += *bytes as u64;
-        }
-        self.device.queue.submit([encoder.finish()]);
-        let staging = self.device.staging(gathered.size())?;
-        let size = gathered.size();
-        let read = self.read(&gathered, size, staging)?;
-        Ok(self.bytes(read).await?.0)
     }
 }
