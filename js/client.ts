@@ -1,20 +1,17 @@
 /** The page's end of the worker: one call in flight, the others wait in order. */
-import { relaxedSimd } from 'wasm-feature-detect';
 import { closedError, crashedError, MobileLLMError } from './errors.js';
-import type { Call, Calls, FromWorker, ToWorker } from './protocol.js';
-import type { Chunk, EventDetail, LoadProgress } from './types.js';
-import { node } from './platform.js';
-
-/** What a browser's Worker and Node's have in common. */
-interface Port {
-  post(message: ToWorker): void;
-  terminate(): void;
-  /** Node only: whether the worker keeps the process alive. */
-  hold(alive: boolean): void;
-}
+import { Port } from './port.js';
+import type { Answer, Call, Calls, ToWorker } from './protocol.js';
+import type { AssetOptions, Chunk, EventDetail, LoadProgress } from './types.js';
 
 interface Job {
   start(): void;
+  fail(error: unknown): void;
+}
+
+interface Running {
+  id: number;
+  answered(message: Answer): void;
   fail(error: unknown): void;
 }
 
@@ -38,30 +35,33 @@ export interface Pending<T> {
   stop(): void;
 }
 
+/** Those that are waiting for an answer: nothing else may hold them meanwhile. */
+const busy = new Set<Client>();
+/** Ends the worker of a client that nobody holds any more, as that of a module which a development server replaced. */
+const abandoned = new FinalizationRegistry<Port>((port) => port.terminate());
+
 /** A worker with its own engine. */
 export class Client {
   #port: Port;
   #nextId = 1;
   #waiting: Job[] = [];
-  #running: { id: number; answered(message: FromWorker): void; fail(error: unknown): void } | null = null;
+  #running: Running | null = null;
   /** Why nothing more can be asked. */
   #ended: MobileLLMError | null = null;
   #onEvent: (event: string, detail: EventDetail) => void;
 
-  private constructor(open: typeof browserPort, relaxed: boolean, onEvent: (event: string, detail: EventDetail) => void) {
+  /** @throws MobileLLMError `engine-unavailable` where there are no workers. */
+  constructor(options: AssetOptions, onEvent: (event: string, detail: EventDetail) => void = () => {}) {
     this.#onEvent = onEvent;
-    this.#port = open(
-      relaxed,
-      (message) => this.#receive(message),
+    // A worker that runs would keep what hears it.
+    const self = new WeakRef(this);
+    this.#port = new Port(options, {
+      receive: (message) => self.deref()?.receive(message),
       // The worker's own words, if it had any left, are on their way and say more.
-      (detail, cause) => void setTimeout(() => this.end(crashedError(detail, cause)), 20),
-    );
-    this.#port.hold(false);
-  }
-
-  static async start(onEvent: (event: string, detail: EventDetail) => void = () => {}): Promise<Client> {
-    const relaxed = await relaxedSimd();
-    return new Client(node ? nodePort : browserPort, relaxed, onEvent);
+      crashed: (detail, cause) => void setTimeout(() => self.deref()?.end(crashedError(detail, cause)), 20),
+      unavailable: (error) => self.deref()?.end(error),
+    });
+    abandoned.register(this, this.#port, this);
   }
 
   /** Asks, in order, and resolves with the answer. */
@@ -101,11 +101,10 @@ export class Client {
           reject(error);
         });
       const next = () => {
-        this.#running = null;
-        this.#port.hold(false);
+        this.#turn(null);
         this.#next();
       };
-      const answered = (message: FromWorker) => {
+      const answered = (message: Answer) => {
         if ('progress' in message) return hooks.onProgress?.(message.progress);
         if ('chunk' in message) return hooks.onChunk?.(message.chunk);
         if ('error' in message) fail(MobileLLMError.fromWire(message.error));
@@ -115,9 +114,8 @@ export class Client {
       const job: Job = {
         fail: (error) => settle(() => reject(error)),
         start: () => {
-          this.#running = { id, answered, fail };
+          this.#turn({ id, answered, fail });
           try {
-            this.#port.hold(true);
             this.#port.post({ id, call, args: hooks.prepare() } as ToWorker);
             if (stopped) stop();
           } catch (error) {
@@ -138,7 +136,7 @@ export class Client {
     this.#ended = error;
     this.#port.terminate();
     const jobs = [this.#running, ...this.#waiting.splice(0)];
-    this.#running = null;
+    this.#turn(null);
     for (const job of jobs) job?.fail(error);
   }
 
@@ -150,55 +148,31 @@ export class Client {
     this.#ended = error;
     const freed = new Promise<void>((resolve) => {
       const id = this.#nextId++;
-      this.#running = { id, answered: () => resolve(), fail: () => resolve() };
-      this.#port.hold(true);
+      this.#turn({ id, answered: () => resolve(), fail: () => resolve() });
       this.#port.post({ id, call: 'close', args: null });
       setTimeout(resolve, 1000);
     });
     for (const job of jobs) job?.fail(error);
     await freed;
-    this.#running = null;
+    this.#turn(null);
     this.#port.terminate();
+  }
+
+  #turn(running: Running | null): void {
+    this.#running = running;
+    if (running) busy.add(this);
+    else busy.delete(this);
+    this.#port.hold(running !== null);
   }
 
   #next(): void {
     if (!this.#running) this.#waiting.shift()?.start();
   }
 
-  #receive(message: FromWorker): void {
+  /** @internal */
+  receive(message: Answer): void {
     if ('event' in message) this.#onEvent(message.event, message.detail);
     else if ('crashed' in message) this.end(crashedError(message.crashed));
     else if (message.id === this.#running?.id) this.#running.answered(message);
   }
-}
-
-type Receive = (message: FromWorker) => void;
-type Crash = (detail: string, cause?: unknown) => void;
-
-function browserPort(relaxed: boolean, receive: Receive, crash: Crash): Port {
-  // Bundlers look for exactly this form.
-  const worker = relaxed
-    ? new Worker(new URL('./wasm/relaxed/worker.js', import.meta.url), { type: 'module', name: 'mobilellm' })
-    : new Worker(new URL('./wasm/simd128/worker.js', import.meta.url), { type: 'module', name: 'mobilellm' });
-  worker.onmessage = (event: MessageEvent<FromWorker>) => receive(event.data);
-  worker.onmessageerror = () => crash('a message could not be read');
-  worker.onerror = (event) => {
-    event.preventDefault();
-    crash(event.message || 'its script could not be loaded', event.error);
-  };
-  return { post: (message) => worker.postMessage(message), terminate: () => worker.terminate(), hold: () => {} };
-}
-
-function nodePort(relaxed: boolean, receive: Receive, crash: Crash): Port {
-  const script = `./wasm/${relaxed ? 'relaxed' : 'simd128'}/worker.js`;
-  // The flags that this process was started with are not for the worker.
-  const worker = new node!.threads.Worker(new URL(/* @vite-ignore */ /* webpackIgnore: true */ script, import.meta.url), { execArgv: [] });
-  worker.on('message', receive);
-  worker.on('error', (error) => crash(error.message, error));
-  worker.on('exit', (code) => crash(`it exited with code ${code}`));
-  return {
-    post: (message) => worker.postMessage(message),
-    terminate: () => void worker.terminate(),
-    hold: (alive) => (alive ? worker.ref() : worker.unref()),
-  };
 }

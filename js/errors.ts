@@ -24,6 +24,7 @@ export type ErrorCode =
   | 'closed'
   | 'io'
   | 'busy'
+  | 'engine-unavailable'
   | 'crashed'
   | 'internal';
 
@@ -86,5 +87,13 @@ export const crashedError = (detail: string, cause?: unknown): MobileLLMError =>
     'crashed',
     `the engine's worker stopped: ${detail}`,
     "Load the model again; with device: 'cpu' or a smaller contextLength if it happens again. Please report this message.",
+    cause,
+  );
+
+export const engineUnavailable = (message: string, cause?: unknown): MobileLLMError =>
+  new MobileLLMError(
+    'engine-unavailable',
+    message,
+    'Load in a page or a dedicated worker; serve the folder pkg/wasm/ of the package and name it by the options workerUrl and wasmUrl (docs/bundlers.md).',
     cause,
   );

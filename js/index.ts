@@ -14,13 +14,13 @@
  */
 import { Client } from './client.js';
 import { closedError } from './errors.js';
-import { checkArgument, checkEstimate, checkGenerate, checkLoad, checkSession, checkSource } from './options.js';
+import { checkArgument, checkAssets, checkEstimate, checkGenerate, checkLoad, checkSession, checkSource } from './options.js';
 import { ChunkLog } from './run.js';
 import { Session, unlessAborted } from './session.js';
 import { resolveSource } from './source.js';
 import type { Call, Calls } from './protocol.js';
 import type {
-  Availability, Estimate, EstimateOptions, EventDetail, GenerateOptions, Info, LoadOptions, MobileLLMEventMap, ModelRecord, Run, Score,
+  AssetOptions, Availability, Estimate, EstimateOptions, EventDetail, GenerateOptions, Info, LoadOptions, MobileLLMEventMap, ModelRecord, Run, Score,
   SessionOptions, Source, SourceOptions,
 } from './types.js';
 
@@ -59,7 +59,7 @@ export class MobileLLM extends EventTarget {
    * @throws MobileLLMError; the signal's reason after an abort.
    */
   static async load(source: Source, options?: LoadOptions): Promise<MobileLLM> {
-    const { signal, onProgress, onWarning, persist, request } = checkLoad(options);
+    const { signal, assets, onProgress, onWarning, persist, request } = checkLoad(options);
     let llm: MobileLLM | undefined;
     const early: CustomEvent[] = [];
     const onEvent = (type: string, detail: EventDetail) => {
@@ -69,7 +69,7 @@ export class MobileLLM extends EventTarget {
       if (llm) llm.dispatchEvent(event);
       else early.push(event);
     };
-    return withClient(signal, onEvent, async (client) => {
+    return withClient(assets, signal, onEvent, async (client) => {
       const info = await client.call('load', { ...request, source: await resolveSource(source) }, onProgress);
       const model = (llm = new MobileLLM(client, info));
       if (persist && info.storage.stored && info.storage.downloadedBytes > 0) void model.#persist();
@@ -138,31 +138,31 @@ export class MobileLLM extends EventTarget {
 
   /** Whether a model is stored, wholly or in part, can be downloaded, or neither. */
   static async availability(source: Source, options?: SourceOptions): Promise<Availability> {
-    const { signal, request } = checkSource('availability', options);
-    return ask('availability', { ...request, source: await resolveSource(source) }, signal);
+    const { signal, assets, request } = checkSource('availability', options);
+    return ask(assets, 'availability', { ...request, source: await resolveSource(source) }, signal);
   }
 
   /** What a model would cost, in bytes: only its configuration and headers are read. */
   static async estimate(source: Source, options?: EstimateOptions): Promise<Estimate> {
-    const { signal, request } = checkEstimate(options);
-    return ask('estimate', { ...request, source: await resolveSource(source) }, signal);
+    const { signal, assets, request } = checkEstimate(options);
+    return ask(assets, 'estimate', { ...request, source: await resolveSource(source) }, signal);
   }
 
   /** The models in browser storage. */
   static readonly models = {
     /** All of them, complete or not. */
-    list: (): Promise<ModelRecord[]> => ask('listModels', null),
+    list: async (options?: AssetOptions): Promise<ModelRecord[]> => ask(checkAssets('models.list', options), 'listModels', null),
     /** Deletes one. @throws MobileLLMError `model-in-use` if it is loaded, here or in another tab. */
     delete: async (source: Source, options?: SourceOptions): Promise<void> => {
-      const { signal, request } = checkSource('models.delete', options);
-      await ask('deleteModel', { ...request, source: await resolveSource(source) }, signal);
+      const { signal, assets, request } = checkSource('models.delete', options);
+      await ask(assets, 'deleteModel', { ...request, source: await resolveSource(source) }, signal);
     },
   };
 }
 
 /** One question to a worker without a model. */
-async function ask<C extends Call>(call: C, args: Calls[C][0], signal?: AbortSignal): Promise<Calls[C][1]> {
-  return withClient(signal, () => {}, async (client) => {
+async function ask<C extends Call>(assets: AssetOptions, call: C, args: Calls[C][0], signal?: AbortSignal): Promise<Calls[C][1]> {
+  return withClient(assets, signal, () => {}, async (client) => {
     const answer = await client.call(call, args);
     await client.close();
     return answer;
@@ -171,14 +171,14 @@ async function ask<C extends Call>(call: C, args: Calls[C][0], signal?: AbortSig
 
 /** Runs work on a new worker; the worker ends with a failure or an abort of it. */
 async function withClient<T>(
+  assets: AssetOptions,
   signal: AbortSignal | undefined,
   onEvent: (type: string, detail: EventDetail) => void,
   work: (client: Client) => Promise<T>,
 ): Promise<T> {
   signal?.throwIfAborted();
-  const client = await Client.start(onEvent);
+  const client = new Client(assets, onEvent);
   const abort = () => client.end(closedError('the load'));
-  if (signal?.aborted) abort();
   signal?.addEventListener('abort', abort, { once: true });
   try {
     return await work(client);

@@ -1,7 +1,7 @@
 /** Strict checking of everything a caller passes: an option that is unknown or ill-typed never passes silently. */
 import { invalidOption } from './errors.js';
 import type {
-  EstimateOptions, GenerateOptions, LoadOptions, Message, SessionOptions, SourceOptions, Tool,
+  AssetOptions, EstimateOptions, GenerateOptions, LoadOptions, Message, SessionOptions, SourceOptions, Tool,
 } from './types.js';
 import { node } from './platform.js';
 import type { GenerateRequest, LoadRequest } from './protocol.js';
@@ -30,7 +30,10 @@ const httpUrl: Check = (v) => (typeof v === 'string' && URL.canParse(v) ? undefi
 
 const isRecord = (v: unknown): v is Record<string, unknown> => typeof v === 'object' && v !== null && !Array.isArray(v);
 
+const address: Check = (v) => (v instanceof URL || (typeof v === 'string' && v !== '') ? undefined : 'an address');
+const assets: Schema<AssetOptions> = { workerUrl: address, wasmUrl: address };
 const source: Schema<SourceOptions> = {
+  ...assets,
   revision: text,
   token: text,
   mirrors: arrayOf(httpUrl, 'absolute URLs'),
@@ -136,15 +139,22 @@ function distance(a: string, b: string): number {
   return row[b.length]!;
 }
 
+export const checkAssets = (call: string, options: unknown): AssetOptions => check<AssetOptions>(call, options, assets);
+
+function assetOptions({ workerUrl, wasmUrl }: AssetOptions): AssetOptions {
+  return { ...(workerUrl === undefined ? {} : { workerUrl }), ...(wasmUrl === undefined ? {} : { wasmUrl }) };
+}
+
 export function checkSource(call: string, options: unknown) {
   const o = check<SourceOptions>(call, options, source);
-  return { signal: o.signal, request: sourceRequest(o) };
+  return { signal: o.signal, assets: assetOptions(o), request: sourceRequest(o) };
 }
 
 export function checkEstimate(options: unknown) {
   const o = check<EstimateOptions>('estimate', options, estimate);
   return {
     signal: o.signal,
+    assets: assetOptions(o),
     request: { ...sourceRequest(o), contextLength: o.contextLength ?? null, dtype: o.dtype ?? ('f16' as const) },
   };
 }
@@ -161,7 +171,7 @@ export function checkLoad(options: unknown) {
     selfCheck: o.selfCheck ?? true,
     gpuBudgetMs: o.gpuBudgetMs ?? null,
   };
-  return { signal: o.signal, onProgress: o.onProgress, onWarning: o.onWarning, persist: o.persist ?? true, request };
+  return { signal: o.signal, assets: assetOptions(o), onProgress: o.onProgress, onWarning: o.onWarning, persist: o.persist ?? true, request };
 }
 
 function sourceRequest(o: SourceOptions) {

@@ -1,4 +1,5 @@
 /** Every message between page and worker: types only. */
+import type { Assets } from './assets.js';
 import type { WireError } from './errors.js';
 import type {
   Availability, Chunk, Estimate, EventDetail, GenerateResult, Info, LoadProgress, Message, ModelRecord, Score, Tool,
@@ -80,11 +81,18 @@ export interface Calls {
 export type Call = keyof Calls;
 
 export type ToWorker =
+  /** The first: where the worker's own script is, and what else it needs. */
+  | { script: string; assets: Assets }
   | { [C in Call]: { id: number; call: C; args: Calls[C][0] } }[Call]
   /** End generation `id` early: it returns what it has. */
   | { id: number; stop: true };
 
 export type FromWorker =
+  /** To the first message. */
+  | { ready: true }
+  | Answer;
+
+export type Answer =
   | { id: number; result: unknown }
   | { id: number; error: WireError }
   | { id: number; chunk: Chunk }

@@ -43,7 +43,8 @@ function resolveText(source: string): ResolvedSource {
 
 /** A folder's address ends with a slash, so that file names resolve within it; a query is kept (signed URLs). */
 function folder(url: URL): ResolvedSource {
-  if (!/^(https?|file):$/.test(url.protocol)) throw invalidOption(`source: ${url.protocol} is not http: or https:`);
+  // Whatever `fetch` can do is fine (http, an extension's or an app's own scheme), as long as there is such a thing as a file below it.
+  if (!URL.canParse('config.json', url)) throw invalidOption(`source: a ${url.protocol} address is no folder`);
   const address = new URL(url);
   if (!address.pathname.endsWith('/')) address.pathname += '/';
   address.hash = '';

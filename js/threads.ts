@@ -169,13 +169,17 @@ export class Team {
       const heard = (message: { following?: true; failed?: string }) =>
         message.following ? resolve() : reject(new Error(message.failed ?? 'unexpected answer of a CPU thread'));
       if (node) {
-        const worker = new node.threads.Worker(node.url.fileURLToPath(script));
+        const worker = new node.threads.Worker(new URL(script), { execArgv: [] });
         worker.on('message', heard).on('error', (error) => ended(error.message)).on('exit', () => ended('a CPU thread ended'));
         this.#threads.push({ post: (m) => worker.postMessage(m), terminate: () => void worker.terminate() });
       } else {
         const worker = new Worker(script, { type: 'module' });
         worker.onmessage = ({ data }) => heard(data);
-        worker.onerror = (event) => ended(event.message || 'a CPU thread could not start');
+        worker.onerror = (event) => {
+          // The team goes on without it; unhandled it would end the engine's worker.
+          event.preventDefault();
+          ended(event.message || 'a CPU thread could not start');
+        };
         this.#threads.push({ post: (m) => worker.postMessage(m), terminate: () => worker.terminate() });
       }
       this.#threads.at(-1)!.post({ follow });

@@ -15,8 +15,19 @@ export type Device = 'webgpu' | 'cpu';
 /** How weights are held in memory: `f16` as published, `q8` in 8-bit integers (on the CPU with keys and values in f16 instead of f32). The download is the same. */
 export type Dtype = 'f16' | 'q8';
 
+/**
+ * Where the package's own files are, for a bundler or host that does not put them where they are looked for. A folder (the address ends
+ * with a slash) holds a copy of the package's `pkg/wasm/`; relative addresses are relative to the page.
+ */
+export interface AssetOptions {
+  /** The folder, or the `worker.js` itself: that of `relaxed/` only where the browser has relaxed SIMD. */
+  workerUrl?: string | URL;
+  /** The folder, or the `.wasm` itself, of the same subfolder as the worker. Default: beside `workerUrl`, where that is given. */
+  wasmUrl?: string | URL;
+}
+
 /** Options that say how a source is reached. */
-export interface SourceOptions {
+export interface SourceOptions extends AssetOptions {
   /** Hub only: branch, tag or commit. Default `main`; resolved to a commit at the first load. */
   revision?: string;
   /** Access token for gated models; sent to the source's own origin only. */

@@ -1,7 +1,8 @@
 /** The worker: owns the engine and answers one call after the other. Between two tokens it lets messages in, so that a stop acts within one. */
 import init, * as wasm from 'wasm-glue';
 import { installFileFetch } from './file-fetch.js';
-import { invalidOption, MobileLLMError, toWire } from './errors.js';
+import type { Assets } from './assets.js';
+import { engineUnavailable, invalidOption, MobileLLMError, toWire } from './errors.js';
 import { node } from './platform.js';
 import { plainLength, splitToolCalls } from './toolcalls.js';
 import { Exchange, Team, threadCount, type FollowRequest } from './threads.js';
@@ -56,13 +57,16 @@ const navigatorLike = (globalThis.navigator ?? {}) as { gpu?: { requestAdapter()
 /** What can be said about the device before anything is loaded; `reason` if it decides. */
 function chooseDevice({ device }: LoadRequest): { device: LoadRequest['device']; reason?: string } {
   if (device === 'cpu') return { device };
-  // wgpu takes it for granted in some places that there is such a thing as a GPU.
-  if (!navigatorLike.gpu) {
-    const reason = 'WebGPU is not available: there is no navigator.gpu here';
-    if (device === 'auto') return { device: 'cpu', reason };
-    throw new MobileLLMError('webgpu-unavailable', reason, "Load with device: 'auto' or 'cpu', or use a browser with WebGPU.");
-  }
-  return { device };
+  const missing = !navigatorLike.gpu
+    ? 'there is no navigator.gpu here'
+    // wgpu looks for the GPU in a page or a worker of the web, and takes it for granted that this is one.
+    : !('Window' in globalThis || 'WorkerGlobalScope' in globalThis)
+      ? 'this is no worker of a browser'
+      : null;
+  if (missing === null) return { device };
+  const reason = `WebGPU is not available: ${missing}`;
+  if (device === 'auto') return { device: 'cpu', reason };
+  throw new MobileLLMError('webgpu-unavailable', reason, "Load with device: 'auto' or 'cpu', or use a browser with WebGPU.");
 }
 
 /** Progress of a load, up to ready. */
@@ -95,15 +99,30 @@ function modelName({ source }: LoadRequest): string {
   return decodeURIComponent(parts.at(-1) ?? new URL(source.url).host);
 }
 
-const wasmUrl = new URL('./mobilellm_web_bg.wasm', import.meta.url);
+/** Of the first message: the address of this worker's script, and what it needs. */
+let script: string;
+let assets: Assets;
+
+async function compile(asset: string | Blob): Promise<WebAssembly.Module> {
+  if (typeof asset !== 'string') return WebAssembly.compile(await asset.arrayBuffer());
+  try {
+    if (node && asset.startsWith('file:')) return await WebAssembly.compile(node.fs.readFileSync(new URL(asset)));
+    const response = await fetch(asset);
+    if (!response.ok) throw new Error(`HTTP ${response.status}`);
+    // A host that knows no type for wasm.
+    if (response.headers.get('content-type') !== 'application/wasm') return await WebAssembly.compile(await response.arrayBuffer());
+    return await WebAssembly.compileStreaming(response);
+  } catch (error) {
+    throw engineUnavailable(`${asset} could not be loaded: ${error}`, error);
+  }
+}
+
 let module: WebAssembly.Module;
 let starting: Promise<void> | null = null;
 /** Compiles and starts the wasm, once. */
 const start = (): Promise<void> =>
   (starting ??= (async () => {
-    module = node
-      ? await WebAssembly.compile(node.fs.readFileSync(wasmUrl))
-      : await WebAssembly.compileStreaming(fetch(wasmUrl)).catch(async () => WebAssembly.compile(await (await fetch(wasmUrl)).arrayBuffer()));
+    module = await compile(assets.engine);
     await init({ module_or_path: module });
     wasm.onPanic((message: string) => post({ crashed: message }));
   })());
@@ -281,14 +300,14 @@ const handlers: Handlers = {
     let { threads, reason } = threadCount(request.threads);
     const startThreads = async (words: number, config: string, precision: string) => {
       try {
-        return await team.start(import.meta.url, module, threads, words, config, precision);
+        return await team.start(script, module, threads, words, config, precision);
       } catch (error) {
         [threads, reason] = [1, `one CPU thread: ${String(error)}`];
         return null;
       }
     };
     const stored = request.cache === 'indexeddb' && request.source.kind !== 'files' && !node;
-    const reader = stored ? new PieceReader(import.meta.url) : undefined;
+    const reader = stored ? new PieceReader(script) : undefined;
     try {
       const forEngine = { ...request, device: chosen.device, environment: navigatorLike.userAgent ?? '' };
       engine = await wasm.Engine.load(forEngine, onEvent, threads > 1 ? startThreads : undefined, reader);
@@ -369,6 +388,11 @@ function receive(message: ToWorker | { follow: FollowRequest } | { read: PieceRe
   }
   if ('stop' in message) {
     stopped = message.id;
+    return;
+  }
+  if ('assets' in message) {
+    ({ script, assets } = message);
+    post({ ready: true });
     return;
   }
   const { id, call, args } = message;

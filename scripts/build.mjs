@@ -1,6 +1,6 @@
 // Builds the npm package into pkg/: the crate once for each level of SIMD, the TypeScript, the types. Only what is stale.
-import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { dirname, join, relative } from 'node:path';
 import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
 import { filesUnder, fingerprint, root, run, target, TIERS } from './lib.mjs';
 import { bindgen, setup } from './setup.mjs';
@@ -45,23 +45,48 @@ for (const tier of Object.keys(TIERS)) {
 }
 
 const { build } = await import('esbuild');
-/** What an app bundles stays readable in its stack traces; the app's bundler makes it small. Nothing does that for the workers. */
 const bundle = (entry, outfile, options = {}) =>
   build({
     entryPoints: [at('js', entry)], outfile: at('pkg', outfile), bundle: true, format: 'esm', target: 'es2022', sourcemap: 'linked',
     logLevel: 'warning', absWorkingDir: root, ...options,
   });
+/** The modules that an app can import, by name in `exports` of package.json. */
+const ENTRIES = ['index', 'sw-helper'];
+const APART = ['./address.js', './embedded/*'];
 await Promise.all([
-  bundle('index.ts', 'index.js'),
-  bundle('sw-helper.ts', 'sw-helper.js'),
+  // What an app bundles stays readable in its stack traces; the app's bundler makes it small. Nothing does that for the workers.
+  ...ENTRIES.map((name) => bundle(`${name}.ts`, `${name}.js`, { external: APART })),
+  bundle('address.ts', 'address.js'),
+  // For require() where it takes no modules: Node before 20.19, Jest.
+  ...ENTRIES.map((name) =>
+    bundle(`${name}.ts`, `${name}.cjs`, {
+      external: APART.slice(1), format: 'cjs', platform: 'node', define: { 'import.meta.url': 'moduleUrl' },
+      banner: { js: "const moduleUrl = require('node:url').pathToFileURL(__filename).href;" },
+    }),
+  ),
+  // A script: a module worker of it runs wherever its bytes come from.
   ...Object.keys(TIERS).map((tier) =>
     bundle('worker.ts', `wasm/${tier}/worker.js`, {
       alias: { 'wasm-glue': at('target/bindgen', tier, 'mobilellm_web.js') },
+      format: 'iife',
       minify: true,
     }),
   ),
 ]);
 run(process.execPath, [at('node_modules/typescript/bin/tsc'), '-p', root]);
+for (const path of filesUnder(at('pkg')).filter((path) => path.endsWith('.d.ts'))) {
+  writeFileSync(path.replace(/\.ts$/, '.cts'), readFileSync(path, 'utf8').replace(/(from '\.\/[\w-]+)\.js'/g, "$1.cjs'"));
+}
+
+// Each file that `js/assets.ts` may look for, as a module: `relaxed/worker.js` keeps its name, `x.wasm` becomes `x.wasm.js`.
+rmSync(at('pkg/embedded'), { recursive: true, force: true });
+for (const path of filesUnder(at('pkg/wasm')).filter((path) => /\.(js|wasm)$/.test(path))) {
+  const out = join(at('pkg/embedded'), relative(at('pkg/wasm'), path).replace(/\.wasm$/, '.wasm.js'));
+  mkdirSync(dirname(out), { recursive: true });
+  // The link to a source map leads nowhere from there.
+  const bytes = path.endsWith('.js') ? readFileSync(path, 'utf8').replace(/^\/\/# sourceMappingURL=.*$/m, '') : readFileSync(path);
+  writeFileSync(out, `export default '${gzipSync(bytes, { level: 9 }).toString('base64')}';\n`);
+}
 
 // The page: third-party modules, then the list of all that it needs offline.
 await import('./vendor.mjs');

@@ -14,7 +14,8 @@ export function writeShell(www, pkg) {
   const files = Object.fromEntries([
     // The worker and its list are the browser's to keep, weights the library's.
     ...hashes(www, '', (name) => !/^(sw|shell)\.js$|\.LICENSE$|^\./.test(name) && (!name.startsWith('models/') || name.endsWith('/tools.json'))),
-    ...hashes(pkg, 'pkg/', (name) => /\.(js|wasm)$/.test(name)),
+    // Copies for bundlers are nothing to this page.
+    ...hashes(pkg, 'pkg/', (name) => /\.(js|wasm)$/.test(name) && !name.startsWith('pkg/embedded/')),
   ]);
   const version = createHash('sha256').update(JSON.stringify(files)).digest('hex').slice(0, 16);
   writeFileSync(join(www, 'shell.js'), `export const shell = ${JSON.stringify({ version, files }, null, 1)};\n`);

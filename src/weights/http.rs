@@ -684,12 +684,12 @@ fn changed(file: &FileMeta, what: &str, expected: &str, got: &str) -> Error {
     Error::Integrity { file: file.name.clone(), piece: what.into(), expected: expected.into(), got: got.into() }
 }
 
-/// `https://host/folder/`, its query kept; only HTTP addresses.
+/// `https://host/folder/`, its query kept; any scheme that has such addresses, as a browser extension's own: `fetch` knows which it can do.
 fn normal_base(url: &str) -> Result<String> {
     let url = url.split('#').next().unwrap_or_default();
-    // In Node the worker's `fetch` reads file: addresses; a browser's refuses them by itself.
-    if !["https://", "http://", "file://"].iter().any(|scheme| url.starts_with(scheme)) {
-        return Err(Error::option("source", format!("{url:?} is not an http(s) address")));
+    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+    if scheme.is_empty() || !scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c)) {
+        return Err(Error::option("source", format!("{url:?} is not an address such as https://host/folder/")));
     }
     let (path, query) = url.split_once('?').map_or((url, None), |(p, q)| (p, Some(q)));
     let slash = if path.ends_with('/') { "" } else { "/" };

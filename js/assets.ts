@@ -1,0 +1,147 @@
+/**
+ * The files of the package that an app does not import: workers and wasm. Everything that has to find one asks here; a new file is one
+ * more entry of {@link FILES} (the build makes the copy in `pkg/embedded/`).
+ *
+ * Bundlers know a file by `new URL('./literal', import.meta.url)` and copy it as it is. Where one does not, or the copy cannot be had (a
+ * page on `file://`, a frame without an origin), the same bytes come from a module with the file in it.
+ */
+import { address } from './address.js';
+import { engineUnavailable, invalidOption } from './errors.js';
+import { node } from './platform.js';
+import type { AssetOptions } from './types.js';
+
+/** The wasm is built for each; see `TIERS` of `scripts/lib.mjs`. */
+export type Tier = 'relaxed' | 'simd128';
+
+/** What the worker needs besides its script, each an absolute address or the bytes. */
+export interface Assets {
+  /** The engine's wasm. */
+  engine: string | Blob;
+}
+
+/** A worker's script with what it needs. */
+export interface Kit {
+  /** For the worker and for the workers that it starts: each is a module worker of this address. */
+  script: string;
+  assets: Assets;
+  /** Where the script comes from, for messages. */
+  from: string;
+  /** Gives back what `script` holds, when no more workers will be started from it. */
+  release(): void;
+}
+
+interface FileOf {
+  /** In `pkg/wasm/`. */
+  path: string;
+  url(): URL;
+  /** The file's bytes, compressed by gzip, in base64. */
+  embedded(): Promise<{ default: string }>;
+}
+
+const FILES = {
+  relaxed: {
+    worker: {
+      path: 'relaxed/worker.js',
+      url: () => new URL('./wasm/relaxed/worker.js', import.meta.url),
+      embedded: () => import('./embedded/relaxed/worker.js'),
+    },
+    engine: {
+      path: 'relaxed/mobilellm_web_bg.wasm',
+      url: () => new URL('./wasm/relaxed/mobilellm_web_bg.wasm', import.meta.url),
+      embedded: () => import('./embedded/relaxed/mobilellm_web_bg.wasm.js'),
+    },
+  },
+  simd128: {
+    worker: {
+      path: 'simd128/worker.js',
+      url: () => new URL('./wasm/simd128/worker.js', import.meta.url),
+      embedded: () => import('./embedded/simd128/worker.js'),
+    },
+    engine: {
+      path: 'simd128/mobilellm_web_bg.wasm',
+      url: () => new URL('./wasm/simd128/mobilellm_web_bg.wasm', import.meta.url),
+      embedded: () => import('./embedded/simd128/mobilellm_web_bg.wasm.js'),
+    },
+  },
+} satisfies Record<Tier, Record<'worker' | keyof Assets, FileOf>>;
+
+/** Not in the form that bundlers look for. None in a classic script. */
+const own: string | undefined = import.meta.url;
+/** Whether a bundler put this file and `address.ts` into one, so that neither lies where the package has it. */
+const merged = address === own;
+
+/** Where the file is; null where nobody put it anywhere. */
+function located({ path, url }: FileOf): string | null {
+  try {
+    const { href, protocol } = url();
+    if (node) return protocol !== 'file:' || node.fs.existsSync(new URL(href)) ? href : null;
+    // Left as it was by a bundler that copied nothing.
+    if (merged && href === new URL(`./wasm/${path}`, own).href) return null;
+    // A path of the machine that built the app.
+    if (protocol === 'file:' && location.protocol !== 'file:') return null;
+    return href;
+  } catch {
+    return null;
+  }
+}
+
+async function embedded(file: FileOf, type: string): Promise<Blob> {
+  const base64 = (await file.embedded()).default;
+  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  const plain = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'));
+  return new Blob([await new Response(plain).arrayBuffer()], { type });
+}
+
+const SCRIPT = 'text/javascript';
+const WASM = 'application/wasm';
+
+/** An option's address: a folder with a copy of `pkg/wasm/`, or the file itself. */
+function chosen(option: 'workerUrl' | 'wasmUrl', value: string | URL, path: string): string {
+  const base = typeof document === 'object' ? document.baseURI : node ? node.url.pathToFileURL('./').href : location.href;
+  if (!URL.canParse(value, base)) throw invalidOption(`option ${option}: ${String(value)} is not an address`);
+  const url = new URL(value, base);
+  return url.pathname.endsWith('/') ? new URL(path, url).href : url.href;
+}
+
+async function assetsOf(tier: Tier, { workerUrl, wasmUrl }: AssetOptions, copied: boolean): Promise<Assets> {
+  const { worker, engine } = FILES[tier];
+  if (wasmUrl !== undefined) return { engine: chosen('wasmUrl', wasmUrl, engine.path) };
+  // Beside the worker.
+  if (workerUrl !== undefined) return { engine: new URL('mobilellm_web_bg.wasm', chosen('workerUrl', workerUrl, worker.path)).href };
+  return { engine: (copied && located(engine)) || (await embedded(engine, WASM)) };
+}
+
+/** A worker may be started from its page's origin alone; a module may be imported from any that allows it. */
+function sameOrigin(address: string): boolean {
+  const { origin, protocol, host } = new URL(address);
+  return origin === 'null' ? protocol === location.protocol && host === location.host : origin === self.origin;
+}
+
+function scriptAt(address: string): { script: string; from: string; release(): void } {
+  if (node || sameOrigin(address)) return { script: address, from: address, release: () => {} };
+  return { ...scriptOf(new Blob([`import ${JSON.stringify(address)};`], { type: SCRIPT })), from: address };
+}
+
+function scriptOf(blob: Blob): { script: string; from: string; release(): void } {
+  const script = URL.createObjectURL(blob);
+  return { script, from: 'a copy in the bundle', release: () => URL.revokeObjectURL(script) };
+}
+
+/** The ways to have a worker, the best first; the next is for where one could not be started. */
+export async function* kits(tier: Tier, options: AssetOptions): AsyncGenerator<Kit, void> {
+  const { worker } = FILES[tier];
+  const address = options.workerUrl !== undefined ? chosen('workerUrl', options.workerUrl, worker.path) : located(worker);
+  if (address !== null) yield { ...scriptAt(address), assets: await assetsOf(tier, options, true) };
+  if (options.workerUrl !== undefined) return;
+  const script = await embedded(worker, SCRIPT);
+  const assets = await assetsOf(tier, options, false);
+  // Node starts no worker from a Blob.
+  yield node
+    ? { script: `data:${SCRIPT};base64,${btoa(await script.text())}`, from: 'a copy in the bundle', assets, release: () => {} }
+    : { ...scriptOf(script), assets };
+}
+
+/** Why no worker could be started. */
+export function unavailable(tried: string[], cause?: unknown) {
+  return engineUnavailable(`no worker could be started from ${tried.join(', nor from ')}`, cause);
+}
