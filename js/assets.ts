@@ -5,10 +5,10 @@
  * Bundlers know a file by `new URL('./literal', import.meta.url)` and copy it as it is. Where one does not, or the copy cannot be had (a
  * page on `file://`, a frame without an origin), the same bytes come from a module with the file in it.
  */
-import { address } from './address.js';
-import { engineUnavailable, invalidOption } from './errors.js';
+import { engineUnavailable, invalidOption, type MobileLLMError } from './errors.js';
 import { node } from './platform.js';
 import type { AssetOptions } from './types.js';
+import { witness } from './wasm/witness.js';
 
 /** The wasm is built for each; see `TIERS` of `scripts/lib.mjs`. */
 export type Tier = 'relaxed' | 'simd128';
@@ -65,22 +65,28 @@ const FILES = {
   },
 } satisfies Record<Tier, Record<'worker' | keyof Assets, FileOf>>;
 
-/** Not in the form that bundlers look for. None in a classic script. */
-const own: string | undefined = import.meta.url;
-/** Whether a bundler put this file and `address.ts` into one, so that neither lies where the package has it. */
-const merged = address === own;
+/**
+ * Whether the files are where they are looked for. A bundler that knows the form gives both modules the same address, and so does the
+ * package's own folder; one that does not puts both modules into one file and leaves what each says of itself as it was.
+ */
+function placed(): boolean {
+  return FILES.relaxed.worker.url().href === witness().href;
+}
+
+/** What relative addresses are relative to. */
+const base = (): string =>
+  node ? node.url.pathToFileURL('./').href : typeof document === 'object' ? document.baseURI : location.href;
 
 /** Where the file is; null where nobody put it anywhere. */
-function located({ path, url }: FileOf): string | null {
+function located({ url }: FileOf): string | null {
   try {
-    const { href, protocol } = url();
-    if (node) return protocol !== 'file:' || node.fs.existsSync(new URL(href)) ? href : null;
-    // Left as it was by a bundler that copied nothing.
-    if (merged && href === new URL(`./wasm/${path}`, own).href) return null;
-    // A path of the machine that built the app.
-    if (protocol === 'file:' && location.protocol !== 'file:') return null;
-    return href;
+    // Some bundlers give a relative address.
+    const { href, protocol } = new URL(url().href, base());
+    if (node) return protocol === 'file:' && node.fs.existsSync(new URL(href)) ? href : null;
+    // The second: a path of the machine that built the app.
+    return placed() && (protocol !== 'file:' || location.protocol === 'file:') ? href : null;
   } catch {
+    // A classic script has no address.
     return null;
   }
 }
@@ -97,9 +103,8 @@ const WASM = 'application/wasm';
 
 /** An option's address: a folder with a copy of `pkg/wasm/`, or the file itself. */
 function chosen(option: 'workerUrl' | 'wasmUrl', value: string | URL, path: string): string {
-  const base = typeof document === 'object' ? document.baseURI : node ? node.url.pathToFileURL('./').href : location.href;
-  if (!URL.canParse(value, base)) throw invalidOption(`option ${option}: ${String(value)} is not an address`);
-  const url = new URL(value, base);
+  if (!URL.canParse(value, base())) throw invalidOption(`option ${option}: ${String(value)} is not an address`);
+  const url = new URL(value, base());
   return url.pathname.endsWith('/') ? new URL(path, url).href : url.href;
 }
 
@@ -142,6 +147,6 @@ export async function* kits(tier: Tier, options: AssetOptions): AsyncGenerator<K
 }
 
 /** Why no worker could be started. */
-export function unavailable(tried: string[], cause?: unknown) {
+export function unavailable(tried: string[], cause?: unknown): MobileLLMError {
   return engineUnavailable(`no worker could be started from ${tried.join(', nor from ')}`, cause);
 }

@@ -52,11 +52,11 @@ const bundle = (entry, outfile, options = {}) =>
   });
 /** The modules that an app can import, by name in `exports` of package.json. */
 const ENTRIES = ['index', 'sw-helper'];
-const APART = ['./address.js', './embedded/*'];
+const APART = ['./wasm/witness.js', './embedded/*'];
 await Promise.all([
   // What an app bundles stays readable in its stack traces; the app's bundler makes it small. Nothing does that for the workers.
   ...ENTRIES.map((name) => bundle(`${name}.ts`, `${name}.js`, { external: APART })),
-  bundle('address.ts', 'address.js'),
+  bundle('wasm/witness.ts', 'wasm/witness.js'),
   // For require() where it takes no modules: Node before 20.19, Jest.
   ...ENTRIES.map((name) =>
     bundle(`${name}.ts`, `${name}.cjs`, {
@@ -75,12 +75,12 @@ await Promise.all([
 ]);
 run(process.execPath, [at('node_modules/typescript/bin/tsc'), '-p', root]);
 for (const path of filesUnder(at('pkg')).filter((path) => path.endsWith('.d.ts'))) {
-  writeFileSync(path.replace(/\.ts$/, '.cts'), readFileSync(path, 'utf8').replace(/(from '\.\/[\w-]+)\.js'/g, "$1.cjs'"));
+  writeFileSync(path.replace(/\.ts$/, '.cts'), readFileSync(path, 'utf8').replace(/(['"]\.\/[\w-]+)\.js(?=['"])/g, '$1.cjs'));
 }
 
 // Each file that `js/assets.ts` may look for, as a module: `relaxed/worker.js` keeps its name, `x.wasm` becomes `x.wasm.js`.
 rmSync(at('pkg/embedded'), { recursive: true, force: true });
-for (const path of filesUnder(at('pkg/wasm')).filter((path) => /\.(js|wasm)$/.test(path))) {
+for (const path of Object.keys(TIERS).flatMap((tier) => filesUnder(at('pkg/wasm', tier))).filter((path) => /\.(js|wasm)$/.test(path))) {
   const out = join(at('pkg/embedded'), relative(at('pkg/wasm'), path).replace(/\.wasm$/, '.wasm.js'));
   mkdirSync(dirname(out), { recursive: true });
   // The link to a source map leads nowhere from there.
