@@ -103,15 +103,15 @@ impl<B: Backend> Model<B> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Slot {
     /// Rows of a matrix, from this one on.
-    Rows(Place, usize),
-    Gain(Place),
+    Rows(Part, usize),
+    Gain(Part),
     /// Known to be no weight of the model, or a copy of the shared matrix.
     Ignored,
 }
 
 /// A matrix or gain of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Place {
+enum Part {
     Embedding,
     Head,
     Norm,
@@ -148,8 +148,8 @@ impl Incoming {
 pub struct Loader<B: Backend> {
     config: Config,
     backend: B,
-    matrices: HashMap<Place, B::Matrix>,
-    gains: HashMap<Place, B::Gain>,
+    matrices: HashMap<Part, B::Matrix>,
+    gains: HashMap<Part, B::Gain>,
     incoming: Vec<Incoming>,
 }
 
@@ -175,18 +175,18 @@ impl<B: Backend> Loader<B> {
         let mut blocks = Vec::with_capacity(self.config.num_blocks);
         for i in 0..self.config.num_blocks {
             blocks.push(Block {
-                attention_norm: gain(Place::AttentionNorm(i)).ok_or_else(lost)?,
-                qkv: matrix(Place::Qkv(i)).ok_or_else(lost)?,
-                out: matrix(Place::Out(i)).ok_or_else(lost)?,
-                ffn_norm: gain(Place::FfnNorm(i)).ok_or_else(lost)?,
-                gate_up: matrix(Place::GateUp(i)).ok_or_else(lost)?,
-                down: matrix(Place::Down(i)).ok_or_else(lost)?,
+                attention_norm: gain(Part::AttentionNorm(i)).ok_or_else(lost)?,
+                qkv: matrix(Part::Qkv(i)).ok_or_else(lost)?,
+                out: matrix(Part::Out(i)).ok_or_else(lost)?,
+                ffn_norm: gain(Part::FfnNorm(i)).ok_or_else(lost)?,
+                gate_up: matrix(Part::GateUp(i)).ok_or_else(lost)?,
+                down: matrix(Part::Down(i)).ok_or_else(lost)?,
             });
         }
         Ok(Model {
-            embedding: matrix(Place::Embedding).ok_or_else(lost)?,
-            head: matrix(Place::Head),
-            norm: gain(Place::Norm).ok_or_else(lost)?,
+            embedding: matrix(Part::Embedding).ok_or_else(lost)?,
+            head: matrix(Part::Head),
+            norm: gain(Part::Norm).ok_or_else(lost)?,
             blocks,
             order: self.config.order(),
             config: self.config,
@@ -199,23 +199,23 @@ impl<B: Backend> Loader<B> {
         let c = &self.config;
         let (d, f, kv, width) = (c.hidden_size, c.intermediate_size, c.kv_width(), c.attention_width());
         let mut list = vec![
-            (EMBEDDING.to_owned(), Slot::Rows(Place::Embedding, 0), c.vocab_size, d),
-            ("model.norm.weight".to_owned(), Slot::Gain(Place::Norm), 1, d),
+            (EMBEDDING.to_owned(), Slot::Rows(Part::Embedding, 0), c.vocab_size, d),
+            ("model.norm.weight".to_owned(), Slot::Gain(Part::Norm), 1, d),
         ];
         if !c.tied {
-            list.push((HEAD.to_owned(), Slot::Rows(Place::Head, 0), c.vocab_size, d));
+            list.push((HEAD.to_owned(), Slot::Rows(Part::Head, 0), c.vocab_size, d));
         }
         for i in 0..c.num_blocks {
             for (name, slot, rows, cols) in [
-                ("input_layernorm", Slot::Gain(Place::AttentionNorm(i)), 1, d),
-                ("post_attention_layernorm", Slot::Gain(Place::FfnNorm(i)), 1, d),
-                ("self_attn.q_proj", Slot::Rows(Place::Qkv(i), 0), width, d),
-                ("self_attn.k_proj", Slot::Rows(Place::Qkv(i), width), kv, d),
-                ("self_attn.v_proj", Slot::Rows(Place::Qkv(i), width + kv), kv, d),
-                ("self_attn.o_proj", Slot::Rows(Place::Out(i), 0), d, width),
-                ("mlp.gate_proj", Slot::Rows(Place::GateUp(i), 0), f, d),
-                ("mlp.up_proj", Slot::Rows(Place::GateUp(i), f), f, d),
-                ("mlp.down_proj", Slot::Rows(Place::Down(i), 0), d, f),
+                ("input_layernorm", Slot::Gain(Part::AttentionNorm(i)), 1, d),
+                ("post_attention_layernorm", Slot::Gain(Part::FfnNorm(i)), 1, d),
+                ("self_attn.q_proj", Slot::Rows(Part::Qkv(i), 0), width, d),
+                ("self_attn.k_proj", Slot::Rows(Part::Qkv(i), width), kv, d),
+                ("self_attn.v_proj", Slot::Rows(Part::Qkv(i), width + kv), kv, d),
+                ("self_attn.o_proj", Slot::Rows(Part::Out(i), 0), d, width),
+                ("mlp.gate_proj", Slot::Rows(Part::GateUp(i), 0), f, d),
+                ("mlp.up_proj", Slot::Rows(Part::GateUp(i), f), f, d),
+                ("mlp.down_proj", Slot::Rows(Part::Down(i), 0), d, f),
             ] {
                 list.push((format!("model.layers.{i}.{name}.weight"), slot, rows, cols));
             }
@@ -230,15 +230,15 @@ impl<B: Backend> Loader<B> {
             self.matrices.insert(place, matrix);
             Ok(())
         };
-        matrix(Place::Embedding, Role::Embedding, c.vocab_size, c.hidden_size)?;
+        matrix(Part::Embedding, Role::Embedding, c.vocab_size, c.hidden_size)?;
         if !c.tied {
-            matrix(Place::Head, Role::Head, c.vocab_size, c.hidden_size)?;
+            matrix(Part::Head, Role::Head, c.vocab_size, c.hidden_size)?;
         }
         for i in 0..c.num_blocks {
-            matrix(Place::Qkv(i), Role::Qkv, c.qkv_rows(), c.hidden_size)?;
-            matrix(Place::Out(i), Role::AttentionOut, c.hidden_size, c.attention_width())?;
-            matrix(Place::GateUp(i), Role::GateUp, 2 * c.intermediate_size, c.hidden_size)?;
-            matrix(Place::Down(i), Role::Down, c.hidden_size, c.intermediate_size)?;
+            matrix(Part::Qkv(i), Role::Qkv, c.qkv_rows(), c.hidden_size)?;
+            matrix(Part::Out(i), Role::AttentionOut, c.hidden_size, c.attention_width())?;
+            matrix(Part::GateUp(i), Role::GateUp, 2 * c.intermediate_size, c.hidden_size)?;
+            matrix(Part::Down(i), Role::Down, c.hidden_size, c.intermediate_size)?;
         }
         Ok(())
     }

@@ -16,7 +16,8 @@ use crate::error::{Error, Result};
 use crate::model::{Loader, Model};
 use crate::session::{FinishReason, GenerateOptions, Generation, Session, Step};
 use crate::text::{Decoder, StopStrings, TextFiles, TextModel};
-use crate::weights::checkpoint::{Checkpoint, Phase, Report};
+use crate::weights::checkpoint::{Checkpoint, Report};
+use crate::weights::progress::Phase;
 use crate::weights::source::{Host, Source, Store};
 use futures_util::future::try_join4;
 #[cfg(feature = "gpu")]

@@ -8,53 +8,27 @@ use super::exchange;
 use super::fetch::{UrlSource, WebHttp};
 use super::files::FilesSource;
 use super::host::WebHost;
+use super::js::{Js, from_js, from_json, to_js};
 use super::store::{IdbStore, PieceReader, WebLock};
 use crate::backend::Precision;
 use crate::backend::cpu::Cpu;
 use crate::bytes::Bytes;
 use crate::config::Config;
 use crate::engine::{self, DeviceChoice, OpenOptions, SelfCheck};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::text::ChatInput;
-use crate::weights::checkpoint::{self, Checkpoint, Verify};
-use crate::weights::plan::FileMeta;
+use crate::weights::checkpoint::{self, Checkpoint};
+use crate::weights::file::FileMeta;
+use crate::weights::progress;
+use crate::weights::verify::Verify;
 use crate::weights::{Host, Source, TensorInfo, TensorSink, models};
 use js_sys::{Array, Date, Function, Reflect};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_wasm_bindgen::Serializer;
 use std::cell::RefCell;
 use std::ops::Range;
 use wasm_bindgen::prelude::*;
 
 const HUB: &str = "https://huggingface.co";
-
-pub(super) type Js<T> = std::result::Result<T, JsValue>;
-
-impl From<Error> for JsValue {
-    fn from(error: Error) -> Self {
-        #[derive(Serialize)]
-        struct Thrown<'a> {
-            code: &'a str,
-            message: String,
-            remedy: &'a str,
-        }
-        let thrown = Thrown { code: error.code(), message: error.to_string(), remedy: error.remedy() };
-        to_js(&thrown).unwrap_or_else(|_| JsValue::from_str(&thrown.message))
-    }
-}
-
-pub(super) fn to_js(value: &impl Serialize) -> Js<JsValue> {
-    value.serialize(&Serializer::json_compatible()).map_err(|e| Error::internal(e).into())
-}
-
-fn from_js<T: DeserializeOwned>(value: JsValue) -> Result<T> {
-    serde_wasm_bindgen::from_value(value).map_err(Error::internal)
-}
-
-fn from_json<T: DeserializeOwned>(text: &str) -> Result<T> {
-    serde_json::from_str(text).map_err(Error::internal)
-}
 
 thread_local! {
     static ON_PANIC: RefCell<Option<Function>> = const { RefCell::new(None) };
@@ -78,7 +52,7 @@ pub fn on_panic(callback: Function) {
 /// `ResolvedSource` of the protocol.
 #[derive(Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
-enum Place {
+enum ModelPlace {
     Url { url: String },
     Hub { id: String, revision: Option<String> },
     Files {},
@@ -87,12 +61,12 @@ enum Place {
 /// `SourceRequest` of the protocol.
 #[derive(Clone, Deserialize)]
 struct SourceRequest {
-    source: Place,
+    source: ModelPlace,
     revision: String,
     token: Option<String>,
     mirrors: Vec<String>,
     cache: CacheChoice,
-    /// Of [`Place::Files`]: `{ path, file }` objects, which serde cannot carry.
+    /// Of [`ModelPlace::Files`]: `{ path, file }` objects, which serde cannot carry.
     #[serde(skip)]
     files: Array,
 }
@@ -125,12 +99,12 @@ impl SourceRequest {
     fn source(&self) -> Result<WebSource> {
         let token = self.token.clone();
         let origin = match &self.source {
-            Place::Url { url } => Origin::Http(UrlSource::folder(WebHttp, WebHost, url, token, &self.mirrors)?),
-            Place::Hub { id, revision } => {
+            ModelPlace::Url { url } => Origin::Http(UrlSource::folder(WebHttp, WebHost, url, token, &self.mirrors)?),
+            ModelPlace::Hub { id, revision } => {
                 let revision = revision.as_ref().unwrap_or(&self.revision);
                 Origin::Http(UrlSource::hub(WebHttp, WebHost, HUB, id, revision, token, &self.mirrors)?)
             }
-            Place::Files {} => Origin::Files(FilesSource::new(&self.files)?),
+            ModelPlace::Files {} => Origin::Files(FilesSource::new(&self.files)?),
         };
         Ok(WebSource { origin, keep: self.cache == CacheChoice::IndexedDb })
     }
@@ -145,7 +119,7 @@ impl SourceRequest {
         &self,
         verify: Verify,
         reader: Option<PieceReader>,
-        on_event: impl Fn(checkpoint::Event) + 'static,
+        on_event: impl Fn(progress::Event) + 'static,
     ) -> Result<WebCheckpoint> {
         let options = checkpoint::Options { verify, ..checkpoint::Options::default() };
         Checkpoint::open(WebHost, self.source()?, IdbStore::new(reader), options, on_event).await
@@ -300,7 +274,7 @@ pub struct Engine {
 
 #[wasm_bindgen]
 impl Engine {
-    /// Loads a model. `on_event` hears what [`checkpoint::Event`] says; `start_threads` is that of [`super::exchange::cpu`],
+    /// Loads a model. `on_event` hears what [`progress::Event`] says; `start_threads` is that of [`super::exchange::cpu`],
     /// `reader` that of [`IdbStore`].
     pub async fn load(
         #[wasm_bindgen(unchecked_param_type = "object")] request: JsValue,
@@ -434,7 +408,7 @@ impl Engine {
     }
 }
 
-fn teller(on_event: &Function) -> impl Fn(checkpoint::Event) + use<> {
+fn teller(on_event: &Function) -> impl Fn(progress::Event) + use<> {
     let on_event = on_event.clone();
     move |event| {
         if let Ok(event) = to_js(&event) {

@@ -1,7 +1,7 @@
 //! What the benchmark page `bench/gpu.html` and the conformance test in browsers call: the GPU backend on seeded weights,
 //! without files, tokenizer or worker.
 
-use super::api::{Js, to_js};
+use super::js::{Js, to_js};
 use crate::backend::gpu::{Device, DeviceOptions, Gpu};
 use crate::backend::sampler::Sampling;
 use crate::backend::{Backend, Input, Precision};

@@ -1,6 +1,6 @@
 //! How CPU threads meet: `Exchange` of `js/threads.ts` over a SharedArrayBuffer.
 
-use super::api::Js;
+use super::js::Js;
 use crate::backend::Precision;
 use crate::backend::cpu::{Cpu, Exchange, Rank, Shard};
 use crate::config::Config;

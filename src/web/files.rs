@@ -4,7 +4,7 @@ use super::bytes::JsBytes;
 use super::host::message;
 use crate::error::{Error, Result};
 use crate::weights::Source;
-use crate::weights::plan::FileMeta;
+use crate::weights::file::FileMeta;
 use js_sys::{Array, Reflect, Uint8Array};
 use std::ops::Range;
 use wasm_bindgen::prelude::*;

@@ -4,7 +4,7 @@ use super::bytes::JsBytes;
 use crate::bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::weights::Host;
-use crate::weights::plan::{BLOCK, Digest};
+use crate::weights::digest::{BLOCK, Digest};
 use futures_util::future::join_all;
 use js_sys::{Function, Promise, Uint8Array};
 use sha2::Digest as _;

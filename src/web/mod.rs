@@ -10,4 +10,5 @@ pub mod exchange;
 pub mod fetch;
 pub mod files;
 pub mod host;
+mod js;
 pub mod store;

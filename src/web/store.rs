@@ -6,9 +6,10 @@
 
 use super::bytes::JsBytes;
 use super::host::{WebHost, message};
+use super::js::Js;
 use crate::bytes::Bytes;
 use crate::error::{Error, Result};
-use crate::weights::plan::{BLOCK, Digest};
+use crate::weights::digest::{BLOCK, Digest};
 use crate::weights::source::{InUse, LockMode};
 use crate::weights::{Host, Store, Stored};
 use js_sys::{Array, ArrayBuffer, Function, Object, Promise, Reflect, Uint8Array};
@@ -30,8 +31,6 @@ const PIECES: &str = "pieces";
 const RECORDS: &str = "records";
 /// What a self-check depends on -> its outcome. Since schema 2.
 const VERDICTS: &str = "verdicts";
-
-type Js<T> = std::result::Result<T, JsValue>;
 
 #[wasm_bindgen]
 extern "C" {

@@ -6,7 +6,9 @@
 //! The same input gives the same bytes. A tensor is never split, so one longer than the shard size has a shard of its own;
 //! the manifest gives the hash of each piece of such a file.
 
-use super::plan::{Digest, FileMeta, MANIFEST, PIECE, Plan, TensorPlan};
+use super::digest::Digest;
+use super::file::{FileMeta, PIECE};
+use super::plan::{MANIFEST, Plan, TensorPlan};
 use super::source::{DirSource, Source};
 use super::{Dtype, TensorInfo};
 use crate::config::Config;

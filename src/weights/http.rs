@@ -6,8 +6,9 @@
 //! step "current URL's origin is not same origin with locationURL's origin"). A script cannot do better: with
 //! `redirect: 'manual'` the browser hides the target.
 
-use super::plan::{Digest, FileMeta};
-use super::safetensors;
+use super::digest::Digest;
+use super::file::FileMeta;
+use super::formats::safetensors;
 use super::source::{Host, Source, buffer};
 use crate::bytes::{Buffer, Bytes};
 use crate::error::{Error, Result};

@@ -6,22 +6,30 @@
 //!                    -> TensorSink::write(tensor, offset, bytes)      (a piece is dropped before the fifth is held)
 //! ```
 
+pub mod abort;
 pub mod checkpoint;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod convert;
+pub mod digest;
+pub mod file;
+pub mod formats;
+pub mod header;
 pub mod http;
 pub mod models;
 pub mod plan;
-pub mod safetensors;
+pub mod progress;
+mod record;
 pub mod source;
-pub mod torch;
+pub mod verify;
 
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod twins;
 
-pub use checkpoint::{Abort, Checkpoint, Event, Options, Phase, Progress, Report};
+pub use abort::Abort;
+pub use checkpoint::{Checkpoint, Options, Report};
+pub use progress::{Event, Phase, Progress};
 pub use source::{Host, NoStore, Source, Store, Stored};
 
 use crate::bytes::Bytes;

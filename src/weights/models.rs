@@ -1,6 +1,7 @@
 //! What is stored: listed, deleted, and compared with what a source offers.
 
-use super::checkpoint::{Checkpoint, NEXT, Options, Record, collect, next, use_lock};
+use super::checkpoint::{Checkpoint, Options};
+use super::record::{NEXT, Record, collect, next, use_lock};
 use super::source::{Host, LockMode, Source, Store};
 use crate::error::{Error, Result};
 use serde::Serialize;

@@ -1,124 +1,23 @@
 //! Which tensor lies where in which file: read from a manifest, an index, or the files' own headers.
 
+use super::digest::Digest;
+use super::file::{FileMeta, PIECE};
+use super::formats::{safetensors, torch};
+use super::header::HeaderReader;
 use super::source::Source;
-use super::{Dtype, TensorInfo, safetensors, torch};
+use super::{Dtype, TensorInfo};
 use crate::bytes::Buffer;
 use crate::error::{Error, Result};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fmt;
 use std::ops::Range;
 
-/// Longest piece, in bytes: the unit of download, verification and storage.
-#[cfg(not(test))]
-pub const PIECE: u64 = 4 << 20;
-/// Small, so that tests of many pieces are fast.
-#[cfg(test)]
-pub const PIECE: u64 = 4 << 10;
 /// Name of our own list of files, hashes and tensors.
 pub const MANIFEST: &str = "manifest.json";
 /// Longest manifest or index that is read, in bytes.
 const MAX_INDEX: u64 = 32 << 20;
 const MANIFEST_FORMAT: &str = "mobilellm-weights";
-
-/// A SHA-256, in hexadecimal wherever it is text.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub struct Digest(pub [u8; 32]);
-
-impl Digest {
-    pub fn of(bytes: &[u8]) -> Self {
-        use sha2::Digest as _;
-        Self(sha2::Sha256::digest(bytes).into())
-    }
-
-    /// [`Digest::of_blocks`] from the digests of the blocks.
-    pub fn joined(blocks: &[Digest]) -> Self {
-        Self::of(&blocks.iter().flat_map(|block| block.0).collect::<Vec<u8>>())
-    }
-
-    /// SHA-256 of the SHA-256, one behind the other, of each [`BLOCK`] (the last may be shorter). As good as that of all the bytes
-    /// to see whether they are still the same, and in browsers, which copy what they hash, twice as fast (bench/README.md).
-    pub fn of_blocks(bytes: &[u8]) -> Self {
-        Self::joined(&bytes.chunks(BLOCK).map(Self::of).collect::<Vec<_>>())
-    }
-
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut bytes = [0; 32];
-        if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return None;
-        }
-        for (byte, at) in bytes.iter_mut().zip((0..).step_by(2)) {
-            *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
-        }
-        Some(Self(bytes))
-    }
-}
-
-/// Bytes of a block of [`Digest::of_blocks`].
-pub const BLOCK: usize = 1 << 19;
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl From<Digest> for String {
-    fn from(digest: Digest) -> String {
-        digest.to_string()
-    }
-}
-
-impl TryFrom<String> for Digest {
-    type Error = String;
-
-    fn try_from(text: String) -> std::result::Result<Self, String> {
-        Self::parse(&text).ok_or_else(|| format!("{text:?} is not a SHA-256"))
-    }
-}
-
-/// What is known of a file before it is read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileMeta {
-    pub name: String,
-    /// Bytes.
-    pub size: u64,
-    /// ETag, modification time or the like: another value means other bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    /// Of the whole file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sha256: Option<Digest>,
-    /// Of each piece, for a file of more than one.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub pieces: Vec<Digest>,
-}
-
-impl FileMeta {
-    pub fn new(name: &str, size: u64) -> Self {
-        Self { name: name.into(), size, version: None, sha256: None, pieces: Vec::new() }
-    }
-
-    /// Byte ranges of the file's pieces.
-    pub fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
-        let size = self.size;
-        (0..size.div_ceil(PIECE)).map(move |n| n * PIECE..size.min((n + 1) * PIECE))
-    }
-
-    /// SHA-256 that piece `n` must have, where that is known beforehand.
-    pub fn piece_sha256(&self, n: usize) -> Option<Digest> {
-        if self.size <= PIECE { self.sha256 } else { self.pieces.get(n).copied() }
-    }
-}
 
 /// One tensor and where its bytes start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -360,29 +259,13 @@ struct FileTensors {
     read: Vec<(Range<u64>, Digest)>,
 }
 
-/// Reads ranges of a weight file and remembers what it read.
-pub(super) struct HeaderReader<'a, S> {
-    source: &'a S,
-    pub file: &'a FileMeta,
-    read: RefCell<Vec<(Range<u64>, Digest)>>,
-}
-
-impl<S: Source> HeaderReader<'_, S> {
-    pub async fn read(&self, range: Range<u64>) -> Result<Vec<u8>> {
-        let bytes = self.source.read(self.file, range.clone(), 0, &|_| {}).await?.to_vec();
-        self.read.borrow_mut().push((range, Digest::of(&bytes)));
-        Ok(bytes)
-    }
-}
-
 async fn file_tensors<S: Source>(source: &S, meta: FileMeta) -> Result<FileTensors> {
-    let reader = HeaderReader { source, file: &meta, read: RefCell::default() };
+    let reader = HeaderReader::new(source, &meta);
     let tensors = match meta.name.ends_with(".bin") {
         true => torch::tensors(&reader).await?,
         false => safetensors::tensors(&reader).await?,
     };
-    let mut read = reader.read.into_inner();
-    read.sort_by_key(|(range, _)| (range.start, range.end));
+    let read = reader.into_read();
     Ok(FileTensors { meta, tensors, read })
 }
 

@@ -1,7 +1,8 @@
 //! Where bytes come from and where they are kept: the traits, and their native and in-memory implementations.
 //! Futures are single-threaded (browser objects are not `Send`) and every one of them may be dropped at any await.
 
-use super::{plan::Digest, plan::FileMeta};
+use super::digest::Digest;
+use super::file::FileMeta;
 use crate::bytes::Buffer;
 use crate::error::{Error, Result};
 use std::collections::HashSet;

@@ -1,9 +1,13 @@
 //! The policy against servers and stores that fail. Pieces are small here ([`PIECE`]), time is virtual.
 
-use super::checkpoint::{Checkpoint, Event, Options, Phase, Progress, Record, Report};
+use super::checkpoint::{Checkpoint, Options, Report};
+use super::digest::Digest;
+use super::file::{FileMeta, PIECE};
 use super::http::{HttpSource, Request};
 use super::models;
-use super::plan::{Digest, FileMeta, PIECE, Plan, TensorPlan};
+use super::plan::{Plan, TensorPlan};
+use super::progress::{Event, Phase, Progress};
+use super::record::Record;
 use super::twins::{Clock, Fault, File, MemoryStore, Net, Server, both};
 use super::{Abort, Bytes, Dtype, TensorInfo, TensorSink};
 use crate::error::{Error, Result};
@@ -108,7 +112,7 @@ fn manifest(files: &BTreeMap<String, Vec<u8>>) -> String {
             continue;
         }
         let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-        let (tensors, _) = super::safetensors::parse_header(name, &bytes[8..header]).unwrap();
+        let (tensors, _) = super::formats::safetensors::parse_header(name, &bytes[8..header]).unwrap();
         let file = plan.files.len();
         plan.tensors.extend(tensors.into_iter().map(|(info, start)| TensorPlan { info, file, start }));
         plan.files.push(hashed(name, bytes));

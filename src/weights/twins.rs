@@ -1,7 +1,7 @@
 //! In-memory twins of the browser: a clock that jumps, a server and a store that fail on schedule.
 
+use super::digest::Digest;
 use super::http::{Body, Head, Http, Request};
-use super::plan::Digest;
 use super::source::{Host, InUse, LockMode, Store, Stored};
 use crate::error::{Error, Result};
 use std::cell::{Cell, RefCell};

@@ -1,10 +1,11 @@
 //! The safetensors header: `u64 length | JSON {name: {dtype, shape, data_offsets}} | data`.
 //! As strict as the format's own reference reader: the tensors tile the data without gap or overlap.
 
-use super::plan::{FileMeta, HeaderReader};
-use super::source::Source;
-use super::{Dtype, TensorInfo};
 use crate::error::{Error, Result};
+use crate::weights::file::FileMeta;
+use crate::weights::header::HeaderReader;
+use crate::weights::source::Source;
+use crate::weights::{Dtype, TensorInfo};
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -13,7 +14,7 @@ use std::fmt;
 pub const MAX_HEADER: u64 = 25_000_000;
 
 /// The tensors of a file, each with the offset of its first byte, sorted by offset.
-pub(super) async fn tensors<S: Source>(reader: &HeaderReader<'_, S>) -> Result<Vec<(TensorInfo, u64)>> {
+pub async fn tensors<S: Source>(reader: &HeaderReader<'_, S>) -> Result<Vec<(TensorInfo, u64)>> {
     let FileMeta { name, size, .. } = reader.file;
     if *size < 8 {
         return Err(Error::checkpoint(name, format!("{size} bytes are no checkpoint")));
