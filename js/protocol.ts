@@ -7,9 +7,9 @@ import type {
 
 /** Where a model's files are, resolved: the worker knows neither the page's address nor the user's spelling. */
 export type ResolvedSource =
-  /** A folder in Hugging Face layout; the address ends with a slash. */
+  /** A folder in Hugging Face layout, whose address ends with a slash, or a file whose path ends with `.gguf`. */
   | { kind: 'url'; url: string }
-  /** `org/name` on the hub; a revision here goes before the option. */
+  /** `org/name` or `org/name/file.gguf` on the hub; a revision here goes before the option. */
   | { kind: 'hub'; id: string; revision: string | null }
   /** The user's own files, by path within the model's folder. */
   | { kind: 'files'; name: string; files: { path: string; file: Blob }[] };

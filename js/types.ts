@@ -6,8 +6,11 @@
  * - `org/name` or `org/name@revision`: a repository on the Hugging Face hub;
  * - the user's own files: `File`s of one folder, or a directory handle;
  * - in Node also the path of a folder.
+ *
+ * Or a GGUF, which holds everything in one file: its URL (the path ends with `.gguf`), `org/name/file.gguf` on the hub, a `File` or
+ * any other `Blob`, in Node its path. Of a split one (`-00001-of-00003.gguf`) any part's URL, id or path, or all parts' `File`s.
  */
-export type Source = string | URL | readonly File[] | FileList | FileSystemDirectoryHandle;
+export type Source = string | URL | Blob | readonly File[] | FileList | FileSystemDirectoryHandle;
 
 /** Which hardware computes. */
 export type Device = 'webgpu' | 'cpu';

@@ -27,6 +27,9 @@ pub trait Buffer: Bytes + Sized + 'static {
     /// `len` zero bytes; `None` where there is no memory for them.
     fn zeroed(len: usize) -> Option<Self>;
 
+    /// A copy of bytes in Rust memory; `None` where there is no memory for it.
+    fn from_slice(bytes: &[u8]) -> Option<Self>;
+
     /// Copies bytes `range` of `from` to offset `at`.
     fn copy_from(&mut self, at: usize, from: &Self, range: Range<usize>);
 
@@ -61,6 +64,12 @@ impl Buffer for Vec<u8> {
         bytes.try_reserve_exact(len).ok()?;
         bytes.resize(len, 0);
         Some(bytes)
+    }
+
+    fn from_slice(bytes: &[u8]) -> Option<Self> {
+        let mut copy = Self::zeroed(bytes.len())?;
+        copy.copy_from_slice(bytes);
+        Some(copy)
     }
 
     fn copy_from(&mut self, at: usize, from: &Self, range: Range<usize>) {

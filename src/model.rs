@@ -9,8 +9,9 @@ use crate::backend::{Activation, Backend, Input, Role};
 use crate::bytes::Bytes;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::weights::formats::gguf;
 use crate::weights::{Dtype, TensorInfo, TensorSink};
-use half::{bf16, f16};
+use half::f16;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -129,22 +130,20 @@ struct Incoming {
     info: TensorInfo,
     /// Bytes taken so far.
     taken: u64,
-    /// The start of a row whose end has not come yet.
+    /// Rows that are given on together: one, or those of a head where they change places.
+    unit: usize,
+    /// The start of a unit whose end has not come yet.
     partial: Vec<u8>,
 }
 
 impl Incoming {
-    fn row_bytes(&self) -> usize {
-        self.info.shape.last().copied().unwrap_or(0) * self.info.dtype.size()
-    }
-
-    fn total_bytes(&self) -> u64 {
-        self.info.shape.iter().map(|&n| n as u64).product::<u64>() * self.info.dtype.size() as u64
+    fn unit_bytes(&self) -> usize {
+        self.unit * self.info.row_bytes()
     }
 }
 
 /// A model under construction: takes a checkpoint's tensors as they arrive and gives whole rows to the backend.
-/// Holds at most one row of each tensor under way besides what the backend holds.
+/// Holds at most one row (or one head's rows) of each tensor under way besides what the backend holds.
 pub struct Loader<B: Backend> {
     config: Config,
     backend: B,
@@ -164,8 +163,8 @@ impl<B: Backend> Loader<B> {
     /// [`Error::Tensor`] names the first tensor whose bytes did not all arrive.
     pub fn finish(mut self) -> Result<Model<B>> {
         for tensor in self.incoming.iter().filter(|t| t.slot != Slot::Ignored) {
-            if tensor.taken != tensor.total_bytes() {
-                let problem = format!("only {} of {} bytes arrived", tensor.taken, tensor.total_bytes());
+            if tensor.taken != tensor.info.bytes() {
+                let problem = format!("only {} of {} bytes arrived", tensor.taken, tensor.info.bytes());
                 return Err(Error::tensor(&tensor.info.name, problem));
             }
         }
@@ -275,7 +274,8 @@ impl<B: Backend> TensorSink for Loader<B> {
                 }
                 None => return Err(Error::tensor(&info.name, "has no place in this architecture")),
             };
-            incoming.push(Incoming { slot, info: info.clone(), taken: 0, partial: Vec::new() });
+            let unit = if info.rope_pairs { self.config.head_dim } else { 1 };
+            incoming.push(Incoming { slot, info: info.clone(), taken: 0, unit, partial: Vec::new() });
         }
         if let Some(missing) = self.expected().iter().find(|(name, ..)| slots.contains_key(name)) {
             return Err(Error::tensor(&missing.0, "missing from the checkpoint"));
@@ -287,27 +287,26 @@ impl<B: Backend> TensorSink for Loader<B> {
 
     fn write(&mut self, tensor: usize, offset: u64, bytes: &dyn Bytes) -> Result<()> {
         let t = &mut self.incoming[tensor];
-        if offset != t.taken || t.taken + bytes.len() as u64 > t.total_bytes() {
+        if offset != t.taken || t.taken + bytes.len() as u64 > t.info.bytes() {
             return Err(Error::internal(format!("bytes of {} out of order at {offset}", t.info.name)));
         }
         t.taken += bytes.len() as u64;
-        let row_bytes = t.row_bytes();
-        let first_row = ((offset - t.partial.len() as u64) / row_bytes as u64) as usize;
+        let (unit, unit_bytes) = (t.unit, t.unit_bytes());
+        let mut row = ((offset - t.partial.len() as u64) / unit_bytes as u64) as usize * unit;
         let mut at = 0;
-        let mut row = first_row;
-        if !t.partial.is_empty() || bytes.len() < row_bytes {
-            at = (row_bytes - t.partial.len()).min(bytes.len());
+        if !t.partial.is_empty() || bytes.len() < unit_bytes {
+            at = (unit_bytes - t.partial.len()).min(bytes.len());
             let old = t.partial.len();
             t.partial.resize(old + at, 0);
             bytes.read(0, &mut t.partial[old..]);
-            if t.partial.len() < row_bytes {
+            if t.partial.len() < unit_bytes {
                 return Ok(());
             }
             let whole = std::mem::take(&mut t.partial);
-            self.rows(tensor, row, &whole, 0..row_bytes)?;
-            row += 1;
+            self.rows(tensor, row, &whole, 0..unit_bytes)?;
+            row += unit;
         }
-        let whole = (bytes.len() - at) / row_bytes * row_bytes;
+        let whole = (bytes.len() - at) / unit_bytes * unit_bytes;
         if whole > 0 {
             self.rows(tensor, row, bytes, at..at + whole)?;
         }
@@ -319,16 +318,20 @@ impl<B: Backend> TensorSink for Loader<B> {
     }
 }
 
+/// Weights that are converted at a time.
+const CONVERTED: usize = 1 << 16;
+
 impl<B: Backend> Loader<B> {
-    /// Whole rows of a tensor, in its stored dtype.
+    /// Whole units of a tensor, in its stored dtype.
     fn rows(&mut self, tensor: usize, row: usize, bytes: &dyn Bytes, range: Range<usize>) -> Result<()> {
-        let Incoming { slot, info, .. } = &self.incoming[tensor];
+        let Incoming { slot, info, unit, .. } = &self.incoming[tensor];
         match *slot {
             Slot::Ignored => Ok(()),
             Slot::Gain(place) => {
                 let mut raw = vec![0; range.len()];
                 bytes.read(range.start, &mut raw);
-                let values = to_f32(&raw, info.dtype);
+                let mut values = Vec::new();
+                info.dtype.to_f32(&raw, &mut values);
                 if let Some(at) = values.iter().position(|v| !v.is_finite()) {
                     return Err(Error::tensor(&info.name, format!("value {at} is {}", values[at])));
                 }
@@ -337,23 +340,42 @@ impl<B: Backend> Loader<B> {
             }
             Slot::Rows(place, first) => {
                 let matrix = self.matrices.get_mut(&place).ok_or_else(|| Error::internal("matrix not allocated"))?;
-                if info.dtype == Dtype::F16 {
-                    let written = self.backend.write_rows(matrix, first + row, bytes, range);
-                    return written.map_err(|error| match error {
-                        Error::Tensor { problem, .. } => Error::tensor(&info.name, problem),
-                        other => other,
-                    });
+                let named = |error| match error {
+                    Error::Tensor { problem, .. } => Error::tensor(&info.name, problem),
+                    other => other,
+                };
+                if info.dtype == Dtype::F16 && !info.rope_pairs {
+                    return self.backend.write_rows(matrix, first + row, bytes, range).map_err(named);
                 }
-                let mut raw = vec![0; range.len()];
-                bytes.read(range.start, &mut raw);
-                let narrow = to_f16(&raw, info.dtype).map_err(|(at, value)| {
-                    let index = row * info.shape.last().copied().unwrap_or(1) + at;
-                    Error::tensor(&info.name, format!("value {index} is {value}: f16 holds at most 65504"))
-                })?;
-                self.backend.write_rows(matrix, first + row, &narrow, 0..narrow.len())
+                let cols = info.shape.last().copied().unwrap_or(1);
+                let rows_at_once = (CONVERTED / cols / unit).max(1) * unit;
+                let (mut raw, mut row) = (Vec::new(), row);
+                for at in range.clone().step_by(rows_at_once * info.row_bytes()) {
+                    raw.resize((rows_at_once * info.row_bytes()).min(range.end - at), 0);
+                    bytes.read(at, &mut raw);
+                    let mut halves = to_f16(&raw, info.dtype).map_err(|(at, value)| {
+                        let problem = format!("value {} is {value}: f16 holds at most 65504", row * cols + at);
+                        Error::tensor(&info.name, problem)
+                    })?;
+                    if info.rope_pairs {
+                        halves = half_split(&halves, cols, self.config.head_dim);
+                    }
+                    self.backend.write_rows(matrix, first + row, &halves, 0..halves.len()).map_err(named)?;
+                    row += rows_at_once;
+                }
+                Ok(())
             }
         }
     }
+}
+
+/// Rows of f16 of whole heads, from pairs side by side to two halves.
+fn half_split(rows: &[u8], cols: usize, head_dim: usize) -> Vec<u8> {
+    let mut out = vec![0; rows.len()];
+    for (number, row) in rows.chunks_exact(2 * cols).enumerate() {
+        out[gguf::half_split_row(number, head_dim) * 2 * cols..][..2 * cols].copy_from_slice(row);
+    }
+    out
 }
 
 fn check_shape(info: &TensorInfo, slot: Slot, rows: usize, cols: usize) -> Result<()> {
@@ -365,18 +387,15 @@ fn check_shape(info: &TensorInfo, slot: Slot, rows: usize, cols: usize) -> Resul
     Ok(())
 }
 
-fn to_f32(raw: &[u8], dtype: Dtype) -> Vec<f32> {
-    match dtype {
-        Dtype::F16 => raw.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        Dtype::Bf16 => raw.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        Dtype::F32 => raw.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-    }
-}
-
 /// f16 bytes, or the first value that f16 cannot hold.
 fn to_f16(raw: &[u8], dtype: Dtype) -> std::result::Result<Vec<u8>, (usize, f32)> {
-    let mut out = Vec::with_capacity(raw.len() / dtype.size() * 2);
-    for (at, value) in to_f32(raw, dtype).into_iter().enumerate() {
+    if dtype == Dtype::F16 {
+        return Ok(raw.to_vec());
+    }
+    let mut values = Vec::new();
+    dtype.to_f32(raw, &mut values);
+    let mut out = Vec::with_capacity(values.len() * 2);
+    for (at, value) in values.into_iter().enumerate() {
         let narrow = f16::from_f32(value);
         if !narrow.is_finite() {
             return Err((at, value));

@@ -24,7 +24,7 @@ const PIECE: usize = 1 << 20;
 pub fn tensors(config: &Config) -> Vec<TensorInfo> {
     let (d, ffn, vocab) = (config.hidden_size, config.intermediate_size, config.vocab_size);
     let (q, kv) = (config.attention_width(), config.kv_width());
-    let info = |name: String, shape: Vec<usize>| TensorInfo { name, dtype: Dtype::F16, shape };
+    let info = |name: String, shape: Vec<usize>| TensorInfo { name, dtype: Dtype::F16, shape, rope_pairs: false };
     let mut list = vec![info("model.embed_tokens.weight".into(), vec![vocab, d])];
     for block in 0..config.num_blocks {
         let one = |name: &str, shape| info(format!("model.layers.{block}.{name}.weight"), shape);
@@ -189,7 +189,7 @@ mod files {
     }
 
     fn bytes(tensor: &TensorInfo) -> usize {
-        tensor.shape.iter().product::<usize>() * tensor.dtype.size()
+        tensor.bytes() as usize
     }
 
     fn write(path: &Path, content: &[u8]) -> Result<()> {

@@ -1,10 +1,16 @@
 //! Checkpoints from their sources to a sink.
 
+use mobilellm_web::backend::Precision;
+use mobilellm_web::backend::cpu::Cpu;
 use mobilellm_web::bytes::Bytes;
+use mobilellm_web::config::Config;
+use mobilellm_web::engine::{self, DeviceChoice, Engine, OpenOptions};
 use mobilellm_web::error::{Error, Result};
+use mobilellm_web::text::ChatInput;
 use mobilellm_web::weights::convert;
 use mobilellm_web::weights::source::{DirSource, NativeHost, NoStore};
 use mobilellm_web::weights::{Checkpoint, Options, TensorInfo, TensorSink};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -285,4 +291,49 @@ fn lying_manifests() {
     // Another program's manifest is none of ours: the index is read.
     fs::write(&path, r#"{"name":"My app","icons":[]}"#).unwrap();
     assert!(load_dir(folder.to_str().unwrap(), "").is_ok());
+}
+
+/// GGUF files, whole and split, with their own tokenizers and template, say what plain float32 maths on their values says.
+#[test]
+fn gguf_models_say_what_the_reference_says() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/gguf");
+    let expected: Value = serde_json::from_slice(&fs::read(format!("{folder}/expected.json")).unwrap()).unwrap();
+    for (name, tied, license) in [("narrow-q4_k_m", true, "mit"), ("split-00001-of-00003", false, "mit")] {
+        let source = DirSource::new(format!("{folder}/{name}.gguf"));
+        let opened = Checkpoint::open(NativeHost::default(), source, NoStore::default(), Options::default(), |_| {});
+        let checkpoint = pollster::block_on(opened).unwrap();
+        let options = OpenOptions { device: DeviceChoice::Cpu, ..OpenOptions::default() };
+        let cpu = async |config: &Config| {
+            assert_eq!(config.tied, tied);
+            Ok(Cpu::with_threads(config, Precision::F16, 1))
+        };
+        let (mut engine, info) = pollster::block_on(Engine::open(&checkpoint, &options, cpu)).unwrap();
+        assert_eq!(info.license.as_deref(), Some(license));
+        assert_eq!(info.model, format!("{folder}/{name}.gguf"));
+        for case in expected[name].as_array().unwrap() {
+            let text = engine.text();
+            let ids = match (case["prompt"].as_str(), case["message"].as_str()) {
+                (Some(prompt), _) => text.encode_prompt(prompt).unwrap(),
+                (None, Some(message)) => {
+                    let messages = [json!({"role": "user", "content": message})];
+                    let chat = ChatInput { messages: &messages, add_generation_prompt: true, ..ChatInput::default() };
+                    text.encode_chat(&chat).unwrap()
+                }
+                _ => panic!("{case}"),
+            };
+            assert_eq!(json!(ids), case["ids"], "{name}");
+            let options = engine::Options { max_tokens: Some(16), ..engine::Options::default() };
+            let session = engine.open_session(64).unwrap();
+            engine.begin(session, &ids, &options).unwrap();
+            let mut greedy = Vec::new();
+            loop {
+                match pollster::block_on(engine.next()).unwrap() {
+                    engine::Event::Token { token_id, .. } => greedy.push(token_id),
+                    engine::Event::Done { .. } => break,
+                    engine::Event::Prefill { .. } => {}
+                }
+            }
+            assert_eq!(json!(greedy), case["greedy"], "{name}");
+        }
+    }
 }

@@ -153,6 +153,10 @@ impl Source for WebSource {
         each!(self, s => s.id())
     }
 
+    fn gguf(&self) -> Option<String> {
+        each!(self, s => s.gguf())
+    }
+
     async fn stat(&self, name: &str) -> Result<Option<FileMeta>> {
         each!(self, s => s.stat(name).await)
     }

@@ -43,6 +43,12 @@ impl Buffer for JsBytes {
         array.ok().map(|array| Self(array.unchecked_into()))
     }
 
+    fn from_slice(bytes: &[u8]) -> Option<Self> {
+        let copy = Self::zeroed(bytes.len())?;
+        copy.0.copy_from(bytes);
+        Some(copy)
+    }
+
     fn copy_from(&mut self, at: usize, from: &Self, range: Range<usize>) {
         self.0.set(&from.0.subarray(range.start as u32, range.end as u32), at as u32);
     }

@@ -5,6 +5,7 @@ use super::host::message;
 use crate::error::{Error, Result};
 use crate::weights::Source;
 use crate::weights::file::FileMeta;
+use crate::weights::formats::gguf;
 use js_sys::{Array, Reflect, Uint8Array};
 use std::ops::Range;
 use wasm_bindgen::prelude::*;
@@ -12,7 +13,10 @@ use wasm_bindgen_futures::JsFuture;
 use web_sys::Blob;
 
 /// A model in `File`s (or any other `Blob`s). Nothing of it is stored: it is there already.
-pub struct FilesSource(Vec<(String, Blob)>);
+pub struct FilesSource {
+    files: Vec<(String, Blob)>,
+    gguf: Option<String>,
+}
 
 impl FilesSource {
     /// From an array of `{ path: string, file: Blob }`. Folders above the files do not matter.
@@ -22,12 +26,26 @@ impl FilesSource {
             field("path")?.as_string().zip(field("file")?.dyn_into().ok())
         };
         let files: Option<Vec<_>> = files.iter().map(one).collect();
-        files.map(Self).ok_or_else(|| Error::option("source", "not a list of { path, file }"))
+        let files: Vec<(String, Blob)> =
+            files.ok_or_else(|| Error::option("source", "not a list of { path, file }"))?;
+        let names = || files.iter().filter_map(|(path, _)| path.rsplit('/').next());
+        let mut ggufs: Vec<&str> = names().filter(|name| name.ends_with(".gguf")).collect();
+        ggufs.sort_unstable();
+        let gguf = match ggufs.as_slice() {
+            [] => None,
+            // Beside the files of a checkpoint in Hugging Face layout it is none of them.
+            _ if names().any(|name| name == "config.json") => None,
+            [first, ..] if ggufs.len() == 1 || gguf::parts(first).is_some_and(|parts| parts == ggufs) => {
+                Some((*first).to_owned())
+            }
+            _ => return Err(Error::option("source", format!("which of these GGUF files? {}", ggufs.join(", ")))),
+        };
+        Ok(Self { files, gguf })
     }
 
     /// The file of this name that lies least deep.
     fn find(&self, name: &str) -> Option<&Blob> {
-        let named = self.0.iter().filter(|(path, _)| path.rsplit('/').next() == Some(name));
+        let named = self.files.iter().filter(|(path, _)| path.rsplit('/').next() == Some(name));
         named.min_by_key(|(path, _)| path.matches('/').count()).map(|(_, file)| file)
     }
 }
@@ -36,9 +54,16 @@ impl Source for FilesSource {
     type Bytes = JsBytes;
 
     fn id(&self) -> String {
+        if let Some(gguf) = &self.gguf {
+            return gguf.clone();
+        }
         let folder =
-            self.0.first().and_then(|(path, _)| path.rsplit_once('/')).map_or("local files", |(folder, _)| folder);
+            self.files.first().and_then(|(path, _)| path.rsplit_once('/')).map_or("local files", |(folder, _)| folder);
         folder.into()
+    }
+
+    fn gguf(&self) -> Option<String> {
+        self.gguf.clone()
     }
 
     async fn stat(&self, name: &str) -> Result<Option<FileMeta>> {

@@ -5,6 +5,7 @@ use super::TensorSink;
 use super::abort::Abort;
 use super::digest::Digest;
 use super::file::FileMeta;
+use super::formats::gguf;
 use super::plan::Plan;
 use super::progress::{Event, Meter, Phase, Progress};
 use super::record::{Piece, RECORD_VERSION, Record, collect, next, pieces, use_lock};
@@ -17,6 +18,7 @@ use serde::Serialize;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::rc::Rc;
 
 /// Pieces fetched at a time; with the one that the sink reads from, no more than these are held.
 const PARALLEL: usize = 4;
@@ -83,6 +85,8 @@ pub struct Checkpoint<H: Host, S, T: Store> {
     unproven: RefCell<Vec<(String, H::Bytes, Digest)>>,
     /// What was told last.
     progress: RefCell<Option<Progress>>,
+    /// Of a GGUF, once it was read.
+    header: RefCell<Option<Rc<gguf::Header>>>,
 }
 
 impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoint<H, S, T> {
@@ -149,12 +153,13 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
                         in_use,
                         unproven: RefCell::default(),
                         progress,
+                        header: RefCell::default(),
                     });
                 }
                 on_event(Event::Evicted { pieces: count, of: pieces.len(), bytes });
             }
         }
-        let plan = Plan::of(&source).await?;
+        let (plan, header) = Plan::read(&source).await?;
         let record = match &old {
             Some(old) if old.plan == plan => old.clone(),
             _ => Record {
@@ -173,7 +178,22 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         let record = RefCell::new(record);
         let progress = RefCell::default();
         let unproven = RefCell::default();
-        Ok(Self { host, source, store, options, on_event, id, record, replaces, bypass, in_use, unproven, progress })
+        let header = RefCell::new(header.map(Rc::new));
+        Ok(Self {
+            host,
+            source,
+            store,
+            options,
+            on_event,
+            id,
+            record,
+            replaces,
+            bypass,
+            in_use,
+            unproven,
+            progress,
+            header,
+        })
     }
 
     /// What is left to hold while the model is in use: until it is dropped, the stored copy cannot be deleted.
@@ -255,7 +275,7 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         }
         let mut attempt = 0;
         let (bytes, got) = loop {
-            let Some(bytes) = self.source.read_all(name, MAX_SMALL).await? else {
+            let Some(bytes) = self.small_file(name).await? else {
                 self.record.borrow_mut().files.insert(name.into(), None);
                 return Ok(None);
             };
@@ -284,6 +304,26 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         Ok(Some(copy))
     }
 
+    /// A file beside the weights as it is in the source; of a GGUF, as its header gives it.
+    async fn small_file(&self, name: &str) -> Result<Option<H::Bytes>> {
+        if self.source.gguf().is_none() {
+            return self.source.read_all(name, MAX_SMALL).await;
+        }
+        let known = self.header.borrow().clone();
+        let header = match known {
+            Some(header) => header,
+            None => {
+                let (_, header) = Plan::read(&self.source).await?;
+                let header = Rc::new(header.ok_or_else(|| Error::internal("a GGUF without a header"))?);
+                *self.header.borrow_mut() = Some(header.clone());
+                header
+            }
+        };
+        let file = header.small_file(name)?;
+        let no_memory = || Error::checkpoint(name, "no memory for it");
+        file.map(|file| H::Bytes::from_slice(&file).ok_or_else(no_memory)).transpose()
+    }
+
     /// Tells a store that has everything that the weights will be loaded next, whatever is done before that.
     pub fn expect_load(&self) {
         let record = self.record.borrow();
@@ -305,7 +345,8 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         }
         // The plan itself may come from the damaged bytes.
         self.source.forget();
-        let plan = Plan::of(&self.source).await?;
+        let (plan, header) = Plan::read(&self.source).await?;
+        *self.header.borrow_mut() = header.map(Rc::new);
         {
             let mut record = self.record.borrow_mut();
             record.wanted = vec![true; plan.tensors.len()];

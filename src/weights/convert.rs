@@ -13,7 +13,7 @@ use super::source::{DirSource, Source};
 use super::{Dtype, TensorInfo};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use half::{bf16, f16};
+use half::f16;
 use serde_json::{Value, json};
 use sha2::Digest as _;
 use std::fs::{self, File};
@@ -53,7 +53,7 @@ pub fn convert(from: &Path, to: &Path, shard_size: u64, progress: &dyn Fn(u64, u
         return Err(io_error(to, "exists already"));
     }
     let source = DirSource::new(from);
-    let plan = pollster::block_on(Plan::of(&source))?;
+    let plan = pollster::block_on(Plan::read(&source))?.0;
     let config = from.join("config.json");
     let config_text = fs::read_to_string(&config).map_err(|e| io_error(&config, e))?;
     let tensors = output_tensors(&plan, Config::parse(&config_text)?.tied);
@@ -177,7 +177,7 @@ fn output_tensors(plan: &Plan, tied: bool) -> Vec<(usize, TensorInfo)> {
         .filter(|(_, t)| !(t.info.name.ends_with("rotary_emb.inv_freq") || tied && both && t.info.name == HEAD));
     kept.map(|(number, t)| {
         let name = if tied && t.info.name == HEAD { EMBEDDING } else { &t.info.name };
-        (number, TensorInfo { name: name.into(), dtype: Dtype::F16, shape: t.info.shape.clone() })
+        (number, TensorInfo { name: name.into(), dtype: Dtype::F16, ..t.info.clone() })
     })
     .collect()
 }
@@ -248,8 +248,11 @@ fn to_f16(info: &TensorInfo, bytes: Vec<u8>) -> Result<Vec<u8>> {
                 None => Ok(bytes),
             };
         }
-        Dtype::Bf16 => bytes.as_chunks::<2>().0.iter().map(|b| narrow(bf16::from_le_bytes(*b).to_f32())).collect(),
-        Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|b| narrow(f32::from_le_bytes(*b))).collect(),
+        dtype => {
+            let mut values = Vec::new();
+            dtype.to_f32(&bytes, &mut values);
+            values.into_iter().map(narrow).collect()
+        }
     };
     Ok(halves?.into_flattened())
 }

@@ -139,6 +139,8 @@ pub struct HttpSource<N: Http, H> {
     http: N,
     host: H,
     place: Place,
+    /// The file that the address names.
+    gguf: Option<String>,
     /// The source's own base address, then the mirrors'.
     bases: Vec<String>,
     token: Option<String>,
@@ -173,12 +175,16 @@ enum Fault {
 }
 
 impl<N: Http, H: Host<Bytes = N::Bytes>> HttpSource<N, H> {
-    /// A folder in Hugging Face layout. `url` and `mirrors` are absolute; a query string is kept for every file.
+    /// A folder in Hugging Face layout, or a file that ends with `.gguf`. `url` and `mirrors` are absolute; a query string is
+    /// kept for every file. A mirror of a file has it under the same name; its folder will do as address.
     pub fn folder(http: N, host: H, url: &str, token: Option<String>, mirrors: &[String]) -> Result<Self> {
-        Self::new(http, host, Place::Folder, url, token, mirrors)
+        let (url, gguf) = folder_and_gguf(url);
+        let mirrors: Vec<_> = mirrors.iter().map(|mirror| folder_and_gguf(mirror).0).collect();
+        Self::new(http, host, Place::Folder, gguf, &url, token, &mirrors)
     }
 
-    /// Repository `id` (`org/name`) of the hub at `hub`, such as `https://huggingface.co`.
+    /// Repository `id` (`org/name`) of the hub at `hub`, such as `https://huggingface.co`; or a GGUF in it
+    /// (`org/name/folder/file.gguf`).
     pub fn hub(
         http: N,
         host: H,
@@ -189,23 +195,36 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> HttpSource<N, H> {
         mirrors: &[String],
     ) -> Result<Self> {
         let plain = |s: &str| !s.is_empty() && s.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
-        if !id.split_once('/').is_some_and(|(org, name)| plain(org) && plain(name)) || id.contains("..") {
-            return Err(Error::option("source", format!("{id:?} is not a hub id such as org/name")));
+        let slash = id.match_indices('/').nth(1).map(|(at, _)| at);
+        let (repository, gguf) = slash.map_or((id, None), |at| (&id[..at], Some(&id[at + 1..])));
+        let named = repository.split_once('/').is_some_and(|(org, name)| plain(org) && plain(name));
+        if !named || id.contains("..") || gguf.is_some_and(|file| !is_gguf(file) || !file.split('/').all(plain)) {
+            let problem = format!("{id:?} is not a hub id such as org/name or org/name/file.gguf");
+            return Err(Error::option("source", problem));
         }
         if !revision.split('/').all(|part| plain(part) && part != "." && part != "..") {
             return Err(Error::option("revision", format!("{revision:?} is not a branch, tag or commit")));
         }
-        let place = Place::Hub { id: id.into(), revision: revision.into() };
-        Self::new(http, host, place, hub, token, mirrors)
+        let place = Place::Hub { id: repository.into(), revision: revision.into() };
+        Self::new(http, host, place, gguf.map(str::to_owned), hub, token, mirrors)
     }
 
-    fn new(http: N, host: H, place: Place, url: &str, token: Option<String>, mirrors: &[String]) -> Result<Self> {
+    fn new(
+        http: N,
+        host: H,
+        place: Place,
+        gguf: Option<String>,
+        url: &str,
+        token: Option<String>,
+        mirrors: &[String],
+    ) -> Result<Self> {
         let bases =
             std::iter::once(url).chain(mirrors.iter().map(String::as_str)).map(normal_base).collect::<Result<_>>()?;
         Ok(Self {
             http,
             host,
             place,
+            gguf,
             bases,
             token,
             preferred: Cell::new(0),
@@ -557,11 +576,19 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> Source for HttpSource<N, H> {
     type Bytes = N::Bytes;
 
     fn id(&self) -> String {
+        let file = self.gguf.as_deref().unwrap_or_default();
         match &self.place {
-            Place::Folder => shown(&self.bases[0]),
-            Place::Hub { id, revision } if revision == "main" => id.clone(),
-            Place::Hub { id, revision } => format!("{id}@{revision}"),
+            Place::Folder => shown(&self.bases[0]) + file,
+            Place::Hub { id, revision } => {
+                let slash = if file.is_empty() { "" } else { "/" };
+                let revision = if revision == "main" { String::new() } else { format!("@{revision}") };
+                format!("{id}{slash}{file}{revision}")
+            }
         }
+    }
+
+    fn gguf(&self) -> Option<String> {
+        self.gguf.clone()
     }
 
     async fn stat(&self, name: &str) -> Result<Option<FileMeta>> {
@@ -683,6 +710,20 @@ fn core_of(version: &str) -> &str {
 
 fn changed(file: &FileMeta, what: &str, expected: &str, got: &str) -> Error {
     Error::Integrity { file: file.name.clone(), piece: what.into(), expected: expected.into(), got: got.into() }
+}
+
+/// Whether a path is that of a GGUF.
+fn is_gguf(path: &str) -> bool {
+    path.ends_with(".gguf") && !path.ends_with("/.gguf")
+}
+
+/// The address of a GGUF, taken apart: its folder's, and its name. Any other address is a folder's.
+fn folder_and_gguf(url: &str) -> (String, Option<String>) {
+    let path = &url[..url.find(['?', '#']).unwrap_or(url.len())];
+    match path.rsplit_once('/') {
+        Some((folder, name)) if is_gguf(path) => (format!("{folder}/{}", &url[path.len()..]), Some(name.to_owned())),
+        _ => (url.to_owned(), None),
+    }
 }
 
 /// `https://host/folder/`, its query kept; any scheme that has such addresses, as a browser extension's own: `fetch` knows which it can do.

@@ -34,22 +34,69 @@ pub use source::{Host, NoStore, Source, Store, Stored};
 
 use crate::bytes::Bytes;
 use crate::error::Result;
+use formats::gguf::blocks;
+use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
-/// Element type of a stored tensor.
+/// Element type of a stored tensor. Those after the first three are ggml's: blocks of a row, with scales of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Dtype {
     F16,
     Bf16,
     F32,
+    Q8_0,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    #[serde(rename = "IQ4_NL")]
+    Iq4Nl,
+    #[serde(rename = "Q4_K")]
+    Q4K,
+    #[serde(rename = "Q5_K")]
+    Q5K,
+    #[serde(rename = "Q6_K")]
+    Q6K,
 }
 
 impl Dtype {
-    /// Bytes an element.
-    pub fn size(self) -> usize {
+    /// Elements of a block, which lies within one row, and its bytes.
+    pub fn block(self) -> (u64, u64) {
         match self {
-            Dtype::F16 | Dtype::Bf16 => 2,
-            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::Bf16 => (1, 2),
+            Dtype::F32 => (1, 4),
+            Dtype::Q8_0 => (32, 34),
+            Dtype::Q4_0 | Dtype::Iq4Nl => (32, 18),
+            Dtype::Q4_1 => (32, 20),
+            Dtype::Q5_0 => (32, 22),
+            Dtype::Q5_1 => (32, 24),
+            Dtype::Q4K => (256, 144),
+            Dtype::Q5K => (256, 176),
+            Dtype::Q6K => (256, 210),
+        }
+    }
+
+    /// Bytes of whole blocks.
+    pub fn bytes(self, elements: u64) -> u64 {
+        let (block, bytes) = self.block();
+        elements / block * bytes
+    }
+
+    /// Appends the values of whole blocks.
+    pub fn to_f32(self, bytes: &[u8], out: &mut Vec<f32>) {
+        match self {
+            Dtype::F16 => out.extend(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32())),
+            Dtype::Bf16 => out.extend(bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),
+            Dtype::F32 => out.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
+            Dtype::Q8_0 => blocks::q8_0(bytes, out),
+            Dtype::Q4_0 => blocks::q4_0(bytes, out),
+            Dtype::Q4_1 => blocks::q4_1(bytes, out),
+            Dtype::Q5_0 => blocks::q5_0(bytes, out),
+            Dtype::Q5_1 => blocks::q5_1(bytes, out),
+            Dtype::Iq4Nl => blocks::iq4_nl(bytes, out),
+            Dtype::Q4K => blocks::q4_k(bytes, out),
+            Dtype::Q5K => blocks::q5_k(bytes, out),
+            Dtype::Q6K => blocks::q6_k(bytes, out),
         }
     }
 }
@@ -61,20 +108,33 @@ pub struct TensorInfo {
     pub name: String,
     pub dtype: Dtype,
     pub shape: Vec<usize>,
+    /// Rows of a q or k projection with the two that RoPE turns against each other side by side (GGUF), and not in two halves
+    /// of a head (Hugging Face).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rope_pairs: bool,
 }
 
 impl TensorInfo {
-    /// `None` if the shape's size in bytes cannot be counted (on any platform: the limit is 2^53).
+    /// `None` if the shape's size in bytes cannot be counted (on any platform: the limit is 2^53), or if its rows are not
+    /// whole blocks.
     pub fn checked(name: String, dtype: Dtype, shape: &[u64]) -> Option<Self> {
+        let (block, block_bytes) = dtype.block();
+        let row = shape.last().copied().unwrap_or(1);
         // A zero must not hide an overflow before it: count the other factors.
-        let bytes = shape.iter().try_fold(dtype.size() as u64, |n, &d| n.checked_mul(d.max(1)))?;
+        let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d.max(1)))?;
+        let bytes = (elements / block).max(1).checked_mul(block_bytes)?;
         let shape = shape.iter().map(|&d| usize::try_from(d).ok()).collect::<Option<_>>()?;
-        (bytes <= 1 << 53).then_some(Self { name, dtype, shape })
+        (bytes <= 1 << 53 && row.is_multiple_of(block)).then_some(Self { name, dtype, shape, rope_pairs: false })
     }
 
     /// Size of the tensor's data in bytes.
     pub fn bytes(&self) -> u64 {
-        self.shape.iter().fold(self.dtype.size() as u64, |n, &d| n * d as u64)
+        self.dtype.bytes(self.shape.iter().map(|&d| d as u64).product())
+    }
+
+    /// Bytes of one row: of the last dimension.
+    pub fn row_bytes(&self) -> usize {
+        self.dtype.bytes(self.shape.last().map_or(1, |&d| d as u64)) as usize
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::digest::Digest;
 use super::file::{FileMeta, PIECE};
-use super::formats::{safetensors, torch};
+use super::formats::{gguf, safetensors, torch};
 use super::header::HeaderReader;
 use super::source::Source;
 use super::{Dtype, TensorInfo};
@@ -60,8 +60,33 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans the checkpoint in `source`: manifest, sharded or single safetensors, or PyTorch's format, in this order.
-    pub async fn of<S: Source>(source: &S) -> Result<Self> {
+    /// Plans the checkpoint in `source`: the GGUF that it names, or else manifest, sharded or single safetensors, or PyTorch's
+    /// format, in this order. With the header of a GGUF, which holds what other checkpoints have in small files.
+    pub async fn read<S: Source>(source: &S) -> Result<(Self, Option<gguf::Header>)> {
+        match source.gguf() {
+            Some(file) => Self::of_gguf(source, &file).await.map(|(plan, header)| (plan, Some(header))),
+            None => Self::of_folder(source).await.map(|plan| (plan, None)),
+        }
+    }
+
+    async fn of_gguf<S: Source>(source: &S, file: &str) -> Result<(Self, gguf::Header)> {
+        let names = gguf::parts(file).unwrap_or_else(|| vec![file.to_owned()]);
+        let (mut files, mut first) = (Vec::new(), None);
+        for (number, name) in names.iter().enumerate() {
+            let found = source.stat(name).await?;
+            let meta = found.ok_or_else(|| Error::FileNotFound { file: name.clone(), searched: source.id() })?;
+            let reader = HeaderReader::new(source, &meta);
+            let header = gguf::Header::read(&reader).await?;
+            gguf::check_part(&header, number, names.len())?;
+            files.push(FileTensors { tensors: gguf::tensors(&header)?, read: reader.into_read(), meta });
+            first.get_or_insert(header);
+        }
+        let header = first.ok_or_else(|| Error::internal("a GGUF of no parts"))?;
+        gguf::check_total(&header, files.iter().map(|f| f.tensors.len()).sum())?;
+        Self::assemble(files, Vec::new()).map(|plan| (plan, header))
+    }
+
+    async fn of_folder<S: Source>(source: &S) -> Result<Self> {
         if let Some(manifest) = source.read_all(MANIFEST, MAX_INDEX).await?
             && let Some(plan) = Self::from_manifest(&manifest.to_vec())?
         {
@@ -81,7 +106,10 @@ impl Plan {
                 return Self::assemble(vec![file_tensors(source, file).await?], Vec::new());
             }
         }
-        Err(Error::FileNotFound { file: "model.safetensors (or pytorch_model.bin)".into(), searched: source.id() })
+        Err(Error::FileNotFound {
+            file: "model.safetensors (or pytorch_model.bin, or the name of a .gguf file)".into(),
+            searched: source.id(),
+        })
     }
 
     /// Every tensor's description, in plan order.

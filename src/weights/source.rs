@@ -38,6 +38,11 @@ pub trait Source {
     /// Name of the model in the store, in lists and in messages.
     fn id(&self) -> String;
 
+    /// The GGUF that the source's address names (any part of a split one), where that is no folder in Hugging Face layout.
+    fn gguf(&self) -> Option<String> {
+        None
+    }
+
     /// What is known of file `name`; `None` if there is no such file.
     async fn stat(&self, name: &str) -> Result<Option<FileMeta>>;
 
@@ -195,19 +200,28 @@ impl Host for NativeHost {
     }
 }
 
-/// A folder on disk.
+/// A folder on disk, or a GGUF in it.
 #[cfg(not(target_arch = "wasm32"))]
 #[derive(Debug, Clone)]
-pub struct DirSource(std::path::PathBuf);
+pub struct DirSource {
+    folder: std::path::PathBuf,
+    gguf: Option<String>,
+}
 
 #[cfg(not(target_arch = "wasm32"))]
 impl DirSource {
-    pub fn new(folder: impl Into<std::path::PathBuf>) -> Self {
-        Self(folder.into())
+    /// `path` is a folder in Hugging Face layout, or a file that ends with `.gguf`.
+    pub fn new(path: impl Into<std::path::PathBuf>) -> Self {
+        let path = path.into();
+        let gguf = path.file_name().and_then(|name| name.to_str()).filter(|name| name.ends_with(".gguf"));
+        match (gguf, path.parent()) {
+            (Some(name), Some(folder)) if !path.is_dir() => Self { folder: folder.into(), gguf: Some(name.into()) },
+            _ => Self { folder: path, gguf: None },
+        }
     }
 
     fn io(&self, name: &str, problem: std::io::Error) -> Error {
-        Error::Io { path: self.0.join(name).display().to_string(), problem: problem.to_string() }
+        Error::Io { path: self.folder.join(name).display().to_string(), problem: problem.to_string() }
     }
 }
 
@@ -216,11 +230,18 @@ impl Source for DirSource {
     type Bytes = Vec<u8>;
 
     fn id(&self) -> String {
-        self.0.display().to_string()
+        match &self.gguf {
+            Some(name) => self.folder.join(name).display().to_string(),
+            None => self.folder.display().to_string(),
+        }
+    }
+
+    fn gguf(&self) -> Option<String> {
+        self.gguf.clone()
     }
 
     async fn stat(&self, name: &str) -> Result<Option<FileMeta>> {
-        match std::fs::metadata(self.0.join(name)) {
+        match std::fs::metadata(self.folder.join(name)) {
             Ok(found) if found.is_file() => Ok(Some(FileMeta::new(name, found.len()))),
             Ok(_) => Ok(None),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -237,7 +258,7 @@ impl Source for DirSource {
     ) -> Result<Vec<u8>> {
         use std::io::{Read, Seek, SeekFrom};
         let io = |e| self.io(&file.name, e);
-        let mut from = std::fs::File::open(self.0.join(&file.name)).map_err(io)?;
+        let mut from = std::fs::File::open(self.folder.join(&file.name)).map_err(io)?;
         from.seek(SeekFrom::Start(range.start)).map_err(io)?;
         let mut bytes = buffer::<Vec<u8>>(&file.name, range.end - range.start)?;
         from.read_exact(&mut bytes).map_err(io)?;

@@ -75,7 +75,7 @@ pub async fn tensors<S: Source>(reader: &HeaderReader<'_, S>) -> Result<Vec<(Ten
     for Stored { name, storage, offset, shape, strides } in state {
         let record = &records[&storage.key];
         let refuse = |problem: String| refuse(format!("tensor {name}: {problem}"));
-        let size = storage.dtype.size() as u64;
+        let (_, size) = storage.dtype.block();
         if storage.elements.checked_mul(size) != Some(record.end - record.start) {
             return Err(refuse(format!(
                 "its storage of {} elements has a record of {} bytes",
@@ -137,7 +137,7 @@ mod tests {
     }
 
     fn read(file: Vec<u8>) -> Result<Vec<(String, Vec<usize>, u64)>> {
-        let plan = pollster::block_on(Plan::of(&OneFile(file)))?;
+        let plan = pollster::block_on(Plan::read(&OneFile(file)))?.0;
         Ok(plan.tensors.into_iter().map(|t| (t.info.name, t.info.shape, t.start)).collect())
     }
 
