@@ -9,7 +9,7 @@ const block = (layers, hidden, heads, kv, ffn, more = {}) => ({
   rms_norm_eps: 1e-5, rope_theta: 10000, share_embedding: true, bos_token_id: 1, eos_token_id: 2, ...more,
 });
 export const SHAPES = {
-  'demo model': block(12, 256, 4, 2, 704, { layer_sharing: true, vocab_size: 6144, eos_token_id: 8 }),
+  'demo model': block(8, 384, 6, 2, 896, { layer_sharing: true, vocab_size: 6144, eos_token_id: 8 }),
   'MobileLLM-125M': block(30, 576, 9, 3, 1536),
   'MobileLLM-LS-125M': block(30, 576, 9, 3, 1536, { layer_sharing: true }),
   '60 unshared layers': block(60, 576, 9, 3, 1536),

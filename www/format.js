@@ -25,7 +25,7 @@ export function countdown(s) {
   return `${hours ? `${hours}:` : ''}${hours ? pad(Math.floor((s % 3600) / 60)) : Math.floor(s / 60)}:${pad(s % 60)}`;
 }
 
-/** @param {number} n @returns {string} '125 M', '10.4 M', '1.5 B' */
+/** @param {number} n @returns {string} '125 M', '13.8 M', '1.5 B' */
 export function parameters(n) {
   const [value, unit] = n >= 1e9 ? [n / 1e9, 'B'] : [n / 1e6, 'M'];
   return `${value < 100 ? Number(value.toFixed(1)) : Math.round(value)} ${unit}`;

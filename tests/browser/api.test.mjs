@@ -22,7 +22,7 @@ for (const device of ['cpu', 'webgpu']) {
       const { parameters, storedBlocks, executedLayers, hiddenSize, vocabSize, contextLength, dtype, chat } = info;
       assert.deepEqual(
         { parameters, storedBlocks, executedLayers, hiddenSize, vocabSize, contextLength, dtype, chat },
-        { parameters: 10_426_624, storedBlocks: 12, executedLayers: 24, hiddenSize: 256, vocabSize: 6144, contextLength: 1024, dtype: 'f16', chat: true },
+        { parameters: 13_769_088, storedBlocks: 8, executedLayers: 16, hiddenSize: 384, vocabSize: 6144, contextLength: 2048, dtype: 'f16', chat: true },
       );
       assert.equal(info.device, device);
       assert.match(info.reason, /\w+ \w+/);
@@ -34,7 +34,7 @@ for (const device of ['cpu', 'webgpu']) {
       assert.equal(phases[0].phase, 'check');
       const last = phases.at(-1);
       assert.equal(last.phase, 'ready');
-      assert.ok(last.totalBytes > 20_800_000, `${last.totalBytes}`);
+      assert.ok(last.totalBytes > 27_500_000, `${last.totalBytes}`);
       assert.equal(last.loadedBytes, last.totalBytes);
       const loaded = phases.map((p) => p.loadedBytes);
       assert.deepEqual(loaded, [...loaded].sort((a, b) => a - b));
@@ -59,7 +59,7 @@ for (const device of ['cpu', 'webgpu']) {
       assert.equal(stopped.finishReason, 'abort');
       assert.ok(stopped.tokenIds.length >= 3 && stopped.tokenIds.length <= 5, `${stopped.tokenIds}`);
       assert.ok(third.usage.cachedTokens >= second.usage.promptTokens, `${third.usage.cachedTokens}`);
-      assert.equal(usage.capacity, 1024);
+      assert.equal(usage.capacity, 2048);
       assert.ok(usage.used >= third.usage.promptTokens, `${usage.used}`);
     });
 
@@ -184,13 +184,13 @@ for (const device of ['cpu', 'webgpu']) {
 
     onCpu('the context fills up to the last token', async () => {
       const { result, overflow } = await inPage(async () => ({
-        result: await llm.generate(' alarm'.repeat(1000), { ignoreEos: true }).result,
-        overflow: await rejection(llm.generate(' alarm'.repeat(1100)).result),
+        result: await llm.generate(' alarm'.repeat(2000), { ignoreEos: true }).result,
+        overflow: await rejection(llm.generate(' alarm'.repeat(2100)).result),
       }));
       assert.equal(result.finishReason, 'context');
-      assert.equal(result.usage.promptTokens + result.usage.completionTokens, 1024);
+      assert.equal(result.usage.promptTokens + result.usage.completionTokens, 2048);
       assert.equal(overflow.code, 'context-overflow');
-      assert.match(overflow.message, /1102 tokens.*1023/);
+      assert.match(overflow.message, /2102 tokens.*2047/);
     });
 
     test('log-probabilities', async () => {

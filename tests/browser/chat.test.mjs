@@ -47,7 +47,7 @@ test('the device is shown, with the reason for it', async () => {
   assert.equal(await page.innerText('#device-chip'), 'CPU');
   await page.click('#model-button');
   const info = await page.innerText('#model-info');
-  for (const fact of ['10.4 M parameters, 12 blocks run as 24 layers', 'Runs on\nCPU', 'Why', 'context of 1,024 tokens']) assert.ok(info.includes(fact), `${fact} in ${info}`);
+  for (const fact of ['13.8 M parameters, 8 blocks run as 16 layers', 'Runs on\nCPU', 'Why', 'context of 2,048 tokens']) assert.ok(info.includes(fact), `${fact} in ${info}`);
   await page.keyboard.press('Escape');
 });
 

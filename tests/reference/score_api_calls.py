@@ -80,6 +80,6 @@ if __name__ == "__main__":
     for name, part in results.items():
         print(f"{name} ({len(part)}): EM_intent {percent(part)[0]}, EM_structure {percent(part)[1]}")
     if path == stored:
-        assert percent(scores) == [95.26, 92.5]
-        assert percent(results["with calls"]) == [94.28, 90.76]
-        assert percent(scores[:300])[1] == 93.67
+        assert percent(scores) == [98.14, 97.12]
+        assert percent(results["with calls"]) == [98.86, 97.55]
+        assert percent(scores[:300]) == [99.0, 97.33]
