@@ -1,38 +1,9 @@
-/** Stable names of everything that can go wrong. New ones may be added; none is renamed. */
-export type ErrorCode =
-  | 'invalid-option'
-  | 'invalid-config'
-  | 'unsupported-model'
-  | 'file-not-found'
-  | 'invalid-checkpoint'
-  | 'invalid-tensor'
-  | 'invalid-tokenizer'
-  | 'chat-template'
-  | 'no-chat-template'
-  | 'context-overflow'
-  | 'network'
-  | 'gated-model'
-  | 'integrity'
-  | 'quota-exceeded'
-  | 'storage'
-  | 'model-in-use'
-  | 'webgpu-unavailable'
-  | 'gpu-out-of-memory'
-  | 'device-lost'
-  | 'gpu-error'
-  | 'self-check-failed'
-  | 'closed'
-  | 'io'
-  | 'busy'
-  | 'engine-unavailable'
-  | 'crashed'
-  | 'internal';
+import { REMEDIES, type EngineError, type ErrorCode } from './generated.js';
+
+export type { ErrorCode } from './generated.js';
 
 /** An error as it crosses the worker boundary. */
-export interface WireError {
-  code: ErrorCode;
-  message: string;
-  remedy: string;
+export interface WireError extends EngineError {
   cause?: unknown;
 }
 
@@ -76,24 +47,19 @@ function cloneable(cause: unknown): unknown {
   return cause instanceof Error ? Object.assign(new Error(cause.message), { name: cause.name, stack: cause.stack }) : String(cause);
 }
 
-export const invalidOption = (message: string): MobileLLMError =>
-  new MobileLLMError('invalid-option', message, "See the option's documentation for its name, type and range.");
+/** An error that is not the engine's; the remedy is that of its code unless the case has a better one. */
+const ours = (code: keyof typeof REMEDIES, message: string, cause?: unknown, remedy: string = REMEDIES[code]): MobileLLMError =>
+  new MobileLLMError(code, message, remedy, cause);
 
-export const closedError = (what: string): MobileLLMError =>
-  new MobileLLMError('closed', `${what} is closed`, 'Load the model, or open a session, again.');
+export const invalidOption = (message: string, cause?: unknown): MobileLLMError => ours('invalid-option', message, cause);
+
+export const busyError = (message: string): MobileLLMError => ours('busy', message);
+
+export const webGpuUnavailable = (message: string): MobileLLMError => ours('webgpu-unavailable', message);
+
+export const closedError = (what: string): MobileLLMError => ours('closed', `${what} is closed`);
 
 export const crashedError = (detail: string, cause?: unknown): MobileLLMError =>
-  new MobileLLMError(
-    'crashed',
-    `the engine's worker stopped: ${detail}`,
-    "Load the model again; with device: 'cpu' or a smaller contextLength if it happens again. Please report this message.",
-    cause,
-  );
+  ours('crashed', `the engine's worker stopped: ${detail}`, cause);
 
-export const engineUnavailable = (message: string, cause?: unknown): MobileLLMError =>
-  new MobileLLMError(
-    'engine-unavailable',
-    message,
-    'Load in a page or a dedicated worker; serve the folder pkg/wasm/ of the package and name it by the options workerUrl and wasmUrl (docs/bundlers.md).',
-    cause,
-  );
+export const engineUnavailable = (message: string, cause?: unknown): MobileLLMError => ours('engine-unavailable', message, cause);

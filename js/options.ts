@@ -186,23 +186,12 @@ function sourceRequest(o: SourceOptions) {
 
 export function checkGenerate(call: string, options: unknown): { signal: AbortSignal | undefined; request: GenerateRequest } {
   const o = check<GenerateOptions>(call, options, generate);
+  const { signal, seed, stop = [], stopTokenIds = [], ...rest } = o;
+  // What is undefined was not given: the engine has the defaults.
+  const given = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
   return {
-    signal: o.signal,
-    request: {
-      maxTokens: o.maxTokens ?? null,
-      temperature: o.temperature ?? 0,
-      topK: o.topK ?? 0,
-      topP: o.topP ?? 1,
-      minP: o.minP ?? 0,
-      repetitionPenalty: o.repetitionPenalty ?? 1,
-      presencePenalty: o.presencePenalty ?? 0,
-      frequencyPenalty: o.frequencyPenalty ?? 0,
-      seed: o.seed ?? Math.floor(Math.random() * 2 ** 53),
-      stop: typeof o.stop === 'string' ? [o.stop] : [...(o.stop ?? [])],
-      stopTokenIds: [...(o.stopTokenIds ?? [])],
-      logprobs: o.logprobs ?? 0,
-      ignoreEos: o.ignoreEos ?? false,
-    },
+    signal,
+    request: { ...given, seed: seed ?? Math.floor(Math.random() * 2 ** 53), stop: typeof stop === 'string' ? [stop] : [...stop], stopTokenIds: [...stopTokenIds] },
   };
 }
 

@@ -1,58 +1,18 @@
-/** Every message between page and worker: types only. */
+/** Every message between page and worker: types only. What the engine is asked and answers comes from generated.ts. */
 import type { Assets } from './assets.js';
 import type { WireError } from './errors.js';
-import type {
-  Availability, Chunk, Estimate, EventDetail, GenerateResult, Info, LoadProgress, Message, ModelRecord, Score, Tool,
-} from './types.js';
+import type { EngineRequest, EstimateRequest, GenerateRequest as EngineGenerate, SourceRequest } from './generated.js';
+import type { Availability, Chunk, Estimate, EventDetail, GenerateResult, Info, LoadProgress, Message, ModelRecord, Score, Tool } from './types.js';
 
-/** Where a model's files are, resolved: the worker knows neither the page's address nor the user's spelling. */
-export type ResolvedSource =
-  /** A folder in Hugging Face layout, whose address ends with a slash, or a file whose path ends with `.gguf`. */
-  | { kind: 'url'; url: string }
-  /** `org/name` or `org/name/file.gguf` on the hub; a revision here goes before the option. */
-  | { kind: 'hub'; id: string; revision: string | null }
-  /** The user's own files, by path within the model's folder. */
-  | { kind: 'files'; name: string; files: { path: string; file: Blob }[] };
+export type { ResolvedSource, SourceRequest } from './generated.js';
 
-/** Options that concern the source. */
-export interface SourceRequest {
-  source: ResolvedSource;
-  revision: string;
-  token: string | null;
-  mirrors: string[];
-  cache: 'indexeddb' | 'none';
-}
-
-export interface LoadRequest extends SourceRequest {
-  device: 'auto' | 'webgpu' | 'cpu';
-  dtype: 'f16' | 'q8';
-  /** Tokens; null: the smaller of the model's and 2048. */
-  contextLength: number | null;
+export interface LoadRequest extends SourceRequest, Omit<EngineRequest, 'environment'> {
   /** CPU threads; null: all cores where the page is isolated, else 1. */
   threads: number | null;
-  /** When the SHA-256 of a stored piece is checked. */
-  verify: 'always' | 'first';
-  selfCheck: boolean;
-  /** Milliseconds; null: the default. */
-  gpuBudgetMs: number | null;
 }
 
-/** The options of one run with every default filled in. */
-export interface GenerateRequest {
-  maxTokens: number | null;
-  temperature: number;
-  topK: number;
-  topP: number;
-  minP: number;
-  repetitionPenalty: number;
-  presencePenalty: number;
-  frequencyPenalty: number;
-  seed: number;
-  stop: string[];
-  stopTokenIds: number[];
-  logprobs: number;
-  ignoreEos: boolean;
-}
+/** The options of one run that were given, and its seed; the engine has the defaults. */
+export type GenerateRequest = Partial<Omit<EngineGenerate, 'specialTokens'>> & Pick<EngineGenerate, 'seed'>;
 
 export type Input =
   /** Completed as it stands. */
@@ -72,7 +32,7 @@ export interface Calls {
   detokenize: [{ ids: number[] }, string];
   score: [{ context: string; continuations: string[] }, Score[]];
   availability: [SourceRequest, Availability];
-  estimate: [SourceRequest & { contextLength: number | null; dtype: 'f16' | 'q8' }, Estimate];
+  estimate: [SourceRequest & EstimateRequest, Estimate];
   listModels: [null, ModelRecord[]];
   deleteModel: [SourceRequest, null];
   close: [null, null];

@@ -1,6 +1,6 @@
 import { ChunkLog } from './run.js';
 import { checkGenerate, checkInput } from './options.js';
-import { closedError, invalidOption, MobileLLMError } from './errors.js';
+import { busyError, closedError, invalidOption } from './errors.js';
 import type { Client, Pending } from './client.js';
 import type { GenerateOptions, GenerateResult, Message, Run, Tool } from './types.js';
 
@@ -79,7 +79,7 @@ export class Session {
       throw invalidOption(`truncate: ${length} is not an integer from 0 to ${this.#messages.length}`);
     }
     if (this.#pending.size > 0) {
-      throw new MobileLLMError('busy', 'truncate: an answer is under way', 'Stop the run and await its result first.');
+      throw busyError('truncate: an answer is under way');
     }
     this.#messages = this.#messages.slice(0, length);
     for (const known of this.#used.keys()) if (known > length) this.#used.delete(known);

@@ -1,4 +1,12 @@
-/** The public types. Units are in each comment. */
+/** The public types. Units are in each comment. Those that the engine knows too come from generated.ts. */
+import type {
+  Cache, Device, DeviceChoice, Dtype, EngineEstimate, EngineInfo, FinishReason, GenerateRequest, LoadEvent, Phase, Progress, Timings, TokenLogprobs,
+  Usage, Verify,
+} from './generated.js';
+
+export type {
+  Availability, Device, Dtype, FinishReason, Logprob, ModelRecord, Score, Timings, TokenLogprobs, Usage,
+} from './generated.js';
 
 /**
  * Where a model's files are:
@@ -11,12 +19,6 @@
  * any other `Blob`, in Node its path. Of a split one (`-00001-of-00003.gguf`) any part's URL, id or path, or all parts' `File`s.
  */
 export type Source = string | URL | Blob | readonly File[] | FileList | FileSystemDirectoryHandle;
-
-/** Which hardware computes. */
-export type Device = 'webgpu' | 'cpu';
-
-/** How weights are held in memory: `f16` as published, `q8` in 8-bit integers (on the CPU with keys and values in f16 instead of f32). The download is the same. */
-export type Dtype = 'f16' | 'q8';
 
 /**
  * Where the package's own files are, for a bundler or host that does not put them where they are looked for. A folder (the address ends
@@ -38,7 +40,7 @@ export interface SourceOptions extends AssetOptions {
   /** Base URLs of folders with the same files, tried in turn when the source fails. */
   mirrors?: readonly string[];
   /** Where downloaded pieces are kept. Default `indexeddb` in a browser; Node always reads anew. */
-  cache?: 'indexeddb' | 'none';
+  cache?: Cache;
   /** Aborts at any phase; what is already stored is kept. */
   signal?: AbortSignal;
 }
@@ -46,7 +48,7 @@ export interface SourceOptions extends AssetOptions {
 /** Options of {@link MobileLLM.load}. */
 export interface LoadOptions extends SourceOptions {
   /** Default `auto`: the best tier that passes its self-check; {@link Info.reason} says why. */
-  device?: 'auto' | Device;
+  device?: DeviceChoice;
   /** Default `f16`. */
   dtype?: Dtype;
   /** Tokens of KV cache. Default: the smaller of the model's limit and 2048. */
@@ -57,7 +59,7 @@ export interface LoadOptions extends SourceOptions {
    * When a piece's SHA-256 is checked: before it is stored and each time it is read (`always`, the default), or only before it
    * is stored (`first`: a warm load is faster, and storage that changed behind the library's back goes unnoticed).
    */
-  verify?: 'always' | 'first';
+  verify?: Verify;
   /**
    * After a load that downloaded something and stored all of it: ask the browser to spare the site's storage from eviction
    * (`navigator.storage.persist()`). Default true. The load does not wait for the answer, which may be a question to the user, nor
@@ -89,88 +91,38 @@ export interface EstimateOptions extends SourceOptions {
 }
 
 /** What a load is doing. */
-export interface LoadProgress {
+export interface LoadProgress extends Omit<Progress, 'phase' | 'file'> {
   /**
    * The first thing that is not finished. Pieces pass from download to upload side by side, so `verify`, `store` and `upload` show for
    * the last of them only; a load from storage alone goes from `check` to `verify`. `compile` and `self-check` are the backend's.
    */
-  phase: 'check' | 'download' | 'verify' | 'store' | 'upload' | 'compile' | 'self-check' | 'ready';
-  /** Bytes of the model that are loaded, from network and storage together. */
-  loadedBytes: number;
-  /** Bytes of the whole model; 0 while not yet known. */
-  totalBytes: number;
-  /** Of `loadedBytes`, those that came from storage. */
-  cachedBytes: number;
-  /** Over the last seconds; 0 while not yet known. */
-  bytesPerSecond: number;
-  /** Seconds to go; null while not yet known. */
-  etaSeconds: number | null;
+  phase: Phase | 'ready';
   /** The file at hand; null between files. */
   file: string | null;
 }
 
 /** A loaded model and where it runs. */
-export interface Info {
+export interface Info extends Omit<EngineInfo, 'model' | 'fallbacks' | 'selfCheckMs'> {
   /** Name of the model: hub id or last part of the folder's address. */
   model: string;
-  /** Stored parameters; a shared matrix counts once. */
-  parameters: number;
-  /** Transformer blocks in the checkpoint. */
-  storedBlocks: number;
-  /** Layers a token passes through: more than `storedBlocks` where layers are shared. */
-  executedLayers: number;
-  hiddenSize: number;
-  vocabSize: number;
-  /** Tokens of KV cache. */
-  contextLength: number;
-  dtype: Dtype;
-  /** From the model card, where there is one. */
-  license?: string;
   device: Device;
-  /** Name of the GPU adapter, as far as the browser tells. */
-  adapter?: string;
-  /** What the chosen tier uses, such as `shader-f16`, `subgroups`, `simd128`, `relaxed-simd`. */
-  features: string[];
+  dtype: Dtype;
   /** CPU threads. */
   threads: number;
-  /** Why this tier was chosen, in a sentence. */
-  reason: string;
-  /** Whether the model has a chat template; without one it only completes text. */
-  chat: boolean;
-  /** Bytes of the weights: in all, from storage and from the network; whether all of them are in storage now, and whether it is spared from eviction. */
-  storage: { totalBytes: number; cachedBytes: number; downloadedBytes: number; stored: boolean; persisted: boolean };
   /** Milliseconds: from the call until ready, the part of it that came after the last byte, and of that the GPU's self-check, if it ran. */
   timings: { loadMs: number; initMs: number; selfCheckMs?: number };
 }
 
 /** How an answer is chosen and when it ends. */
-export interface GenerateOptions {
+export interface GenerateOptions extends Partial<Omit<GenerateRequest, 'maxTokens' | 'seed' | 'stop' | 'stopTokenIds' | 'specialTokens'>> {
   /** Tokens of the answer at most. Default: until the context is full. */
   maxTokens?: number;
-  /** 0 (default): always the most probable token. Else logits are divided by it. */
-  temperature?: number;
-  /** Keep the k most probable tokens; 0 (default): all. */
-  topK?: number;
-  /** Keep the smallest set of most probable tokens that reaches this probability; 1 (default): all. */
-  topP?: number;
-  /** Keep tokens at least this fraction as probable as the most probable one; 0 (default): all. */
-  minP?: number;
-  /** Divides positive and multiplies negative logits of tokens in prompt or answer; 1 (default): off. */
-  repetitionPenalty?: number;
-  /** Subtracted from the logits of tokens that are in the answer; 0 (default): off. */
-  presencePenalty?: number;
-  /** Subtracted once for each time that a token is in the answer; 0 (default): off. */
-  frequencyPenalty?: number;
   /** Integer from 0 to 2^53 - 1. Same seed, same text. Default: random; {@link GenerateResult.seed} tells it. */
   seed?: number;
   /** The answer ends before the first of these strings, which may span tokens; it is not part of the text. */
   stop?: string | readonly string[];
   /** The answer ends at any of these tokens, besides the model's own. */
   stopTokenIds?: readonly number[];
-  /** With each token, its log-probability and those of the n most probable ones, 0 to 20. Default 0: none. */
-  logprobs?: number;
-  /** Go on after the model's end-of-text token. Default false. */
-  ignoreEos?: boolean;
   /** Aborts the run: it rejects with the signal's reason. A session keeps what was said until then. */
   signal?: AbortSignal;
 }
@@ -183,17 +135,6 @@ export interface Chunk {
   tokenIds: number[];
   /** One for each token, if asked for. */
   logprobs?: TokenLogprobs[];
-}
-
-/** A token and its natural log-probability, before temperature, penalties and cuts. */
-export interface Logprob {
-  tokenId: number;
-  logprob: number;
-}
-
-/** The chosen token and the most probable ones, best first. */
-export interface TokenLogprobs extends Logprob {
-  top: Logprob[];
 }
 
 /** A call of one of the session's tools. */
@@ -215,11 +156,9 @@ export interface GenerateResult {
   /** One for each token, if asked for. */
   logprobs?: TokenLogprobs[];
   /** `stop`: end token, stop token or stop string; `length`: maxTokens; `context`: the KV cache is full; `abort`: the loop was left or {@link Run.stop} called. */
-  finishReason: 'stop' | 'length' | 'context' | 'abort';
-  /** Tokens: of the prompt, of those the ones that the cache already held, and of the answer. */
-  usage: { promptTokens: number; cachedTokens: number; completionTokens: number };
-  /** Milliseconds to the first token, and tokens a second of each phase (0 where a phase had nothing to do). */
-  timings: { ttftMs: number; prefillTokensPerSecond: number; decodeTokensPerSecond: number };
+  finishReason: FinishReason;
+  usage: Usage;
+  timings: Timings;
   /** The seed that was used. */
   seed: number;
 }
@@ -264,54 +203,17 @@ export interface SessionOptions {
   chatTemplate?: string;
 }
 
-/** How probable a continuation is. */
-export interface Score {
-  /** Natural log-likelihood of the continuation: the sum over its tokens. */
-  logprob: number;
-  /** Of each token of the continuation. */
-  tokens: Logprob[];
-  /** Whether greedy decoding would have written exactly this. */
-  isGreedy: boolean;
-}
-
-/** Whether a model is here: all of it, a part, nothing but it can be fetched, or not even that. */
-export type Availability = 'cached' | 'partial' | 'downloadable' | 'unavailable';
-
 /** What a model costs, in bytes. */
-export interface Estimate {
-  /** Still to be downloaded. */
-  downloadBytes: number;
-  /** In browser storage when loaded completely. */
-  diskBytes: number;
-  /** GPU memory on the WebGPU tier: weights, KV cache, scratch. */
-  gpuBytes: number;
-  /** Memory on the CPU tier. */
-  cpuBytes: number;
+export interface Estimate extends Omit<EngineEstimate, 'freeBytes'> {
   /** Whether there is room; null where the browser does not tell. WebGPU never tells how much memory there is: `gpu` is false without an adapter, else null. */
   fits: { disk: boolean | null; gpu: boolean | null; cpu: boolean | null };
-}
-
-/** A model in browser storage. */
-export interface ModelRecord {
-  /** What load and delete take: address, hub id, or hub id and revision. */
-  source: string;
-  /** Commit of a hub's repository, else null. */
-  revision: string | null;
-  /** Bytes that are there. */
-  bytes: number;
-  /** Bytes of the whole model. */
-  totalBytes: number;
-  /** Whether every piece is there. */
-  complete: boolean;
-  /** Milliseconds since 1970. */
-  lastUsed: number;
 }
 
 /** Detail of the events of {@link MobileLLM}. */
 export interface EventDetail {
   message: string;
-  /** Of a `warning`: `waiting`, `evicted`, `repaired` or `storage-failed`. */
-  reason?: string;
+  /** Of a `warning`. */
+  reason?: Exclude<LoadEvent['type'], 'progress'>;
   /** Of `fallback` and `restored`: what {@link MobileLLM.info} is now. */
   info?: Info;
   [key: string]: unknown;

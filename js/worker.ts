@@ -2,21 +2,16 @@
 import init, * as wasm from 'wasm-glue';
 import { installFileFetch } from './file-fetch.js';
 import type { Assets } from './assets.js';
-import { engineUnavailable, invalidOption, MobileLLMError, toWire } from './errors.js';
+import { engineUnavailable, invalidOption, toWire, webGpuUnavailable } from './errors.js';
 import { node } from './platform.js';
 import { plainLength, splitToolCalls } from './toolcalls.js';
 import { Exchange, Team, threadCount, type FollowRequest } from './threads.js';
 import { PieceReader, servePiece, type PieceRequest } from './pieces.js';
 import type { Call, Calls, FromWorker, Input, LoadRequest, ToWorker } from './protocol.js';
-import type { Chunk, Estimate, EventDetail, GenerateResult, Info, LoadProgress, TokenLogprobs } from './types.js';
+import type { EngineEstimate, EngineEvent, EngineInfo, LoadEvent, TokenLogprobs } from './generated.js';
+import type { Chunk, EventDetail, Info, LoadProgress } from './types.js';
 
 type Handlers = { [C in Call]: (args: Calls[C][0], id: number) => Calls[C][1] | Promise<Calls[C][1]> };
-
-/** What {@link wasm.Engine.next} gives. */
-type Event =
-  | { type: 'prefill'; done: number; total: number }
-  | { type: 'token'; text: string; tokenId: number; logprobs?: TokenLogprobs | null }
-  | ({ type: 'done'; text: string } & Pick<GenerateResult, 'finishReason' | 'usage' | 'timings'>);
 
 interface Scope {
   postMessage(message: FromWorker): void;
@@ -26,14 +21,6 @@ interface Scope {
 const scope = globalThis as unknown as Scope;
 const port = node?.threads.parentPort ?? scope;
 const post = (message: FromWorker) => port.postMessage(message);
-
-/** `checkpoint::Event` of the crate. */
-type LoadEvent =
-  | ({ type: 'progress' } & Omit<LoadProgress, 'file'> & { file: string })
-  | { type: 'waiting' }
-  | { type: 'evicted'; pieces: number; of: number; bytes: number }
-  | { type: 'repaired'; file: string; piece: string }
-  | { type: 'storage-failed'; code: string; message: string };
 
 function warning(event: Exclude<LoadEvent, { type: 'progress' }>): EventDetail {
   const { type, ...detail } = event;
@@ -66,7 +53,7 @@ function chooseDevice({ device }: LoadRequest): { device: LoadRequest['device'];
   if (missing === null) return { device };
   const reason = `WebGPU is not available: ${missing}`;
   if (device === 'auto') return { device: 'cpu', reason };
-  throw new MobileLLMError('webgpu-unavailable', reason, "Load with device: 'auto' or 'cpu', or use a browser with WebGPU.");
+  throw webGpuUnavailable(reason);
 }
 
 /** Progress of a load, up to ready. */
@@ -187,9 +174,6 @@ const breathe: () => Promise<void> = node
         });
     })();
 
-/** `Info` of the crate. */
-type EngineInfo = Omit<Info, 'timings' | 'threads' | 'dtype'> & { fallbacks: string[]; selfCheckMs: number | null };
-
 /** What a load tried first and gave up. */
 function tellFallbacks(): void {
   const { fallbacks } = loaded().info() as EngineInfo;
@@ -259,7 +243,7 @@ async function generate({ session, input, options }: Calls['generate'][0], id: n
   };
   for (;;) {
     const stop = closing || stopped === id;
-    const event = (stop ? engine.interrupt() : await surviving(() => engine.next()).catch(giveBack)) as Event;
+    const event = (stop ? engine.interrupt() : await surviving(() => engine.next()).catch(giveBack)) as EngineEvent;
     if (event.type !== 'prefill') raw += event.text;
     if (event.type === 'token') {
       tokenIds.push(event.tokenId);
@@ -276,7 +260,7 @@ async function generate({ session, input, options }: Calls['generate'][0], id: n
         ...split,
         rawText: engine.detokenize(Uint32Array.from(tokenIds), true),
         tokenIds,
-        ...(options.logprobs > 0 ? { logprobs } : {}),
+        ...(options.logprobs ? { logprobs } : {}),
         finishReason,
         usage,
         timings,
@@ -357,7 +341,7 @@ const handlers: Handlers = {
   score: ({ context, continuations }) => surviving(() => loaded().score(context, continuations)),
   availability: (request) => wasm.availability(request),
   async estimate(request) {
-    const { freeBytes, ...sizes } = (await wasm.estimate(request)) as Omit<Estimate, 'fits'> & { freeBytes: number | null };
+    const { freeBytes, ...sizes } = (await wasm.estimate(request)) as EngineEstimate;
     const adapter = await navigatorLike.gpu?.requestAdapter();
     // A wasm memory ends at 4 GiB; the GPU's own limit is known only buffer by buffer, and the largest is a fraction of the model.
     const cpu = sizes.cpuBytes < 2 ** 32 && (navigatorLike.deviceMemory === undefined || sizes.cpuBytes < navigatorLike.deviceMemory * 2 ** 30);

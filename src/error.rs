@@ -1,5 +1,8 @@
 //! One error type for the whole package. Every variant names the thing that is wrong;
 //! [`Error::code`] is the stable name that JavaScript sees and [`Error::remedy`] says what to do.
+//!
+//! `ErrorCode` of the TypeScript side and the table in `docs/errors.md` are written from this file by the tests of
+//! [`crate::protocol`]: the cause is a variant's doc comment.
 
 use std::fmt;
 
@@ -8,6 +11,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// What went wrong. Codes are part of the public contract: they are added, never renamed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[cfg_attr(test, derive(strum::EnumIter, strum::EnumMessage))]
 pub enum Error {
     /// A field of `config.json` is missing, ill-typed or out of range.
     #[error("config.json: {field}: {problem}")]
@@ -95,6 +99,31 @@ pub enum Error {
     #[error("internal error: {problem}")]
     Internal { problem: String },
 }
+
+/// What can go wrong in TypeScript alone, before the engine is there or around it: code, cause, remedy.
+#[cfg(test)]
+pub(crate) const IN_TYPESCRIPT: [(&str, &str, &str); 4] = [
+    ("busy", "The session answers a question; this call must wait for it.", "Stop the run and await its result first."),
+    (
+        "crashed",
+        "The engine's worker could not start, or ended without being asked to.",
+        "Load the model again; with device: 'cpu' or a smaller contextLength if it happens again. Please report this message.",
+    ),
+    (
+        "engine-unavailable",
+        "The package's own worker or wasm cannot be had here: there are no workers, or the files are not where they are looked for.",
+        "Load in a page or a dedicated worker; serve the folder pkg/wasm/ of the package and name it by the options workerUrl and wasmUrl (docs/bundlers.md).",
+    ),
+    (
+        "csp-blocked",
+        "The page's Content-Security-Policy forbids something that the package cannot do without.",
+        "Add to the policy what the message names; docs/errors.md shows a policy that is enough.",
+    ),
+];
+
+/// Those of [`Error`]'s codes that TypeScript gives too.
+#[cfg(test)]
+pub(crate) const ALSO_IN_TYPESCRIPT: [&str; 3] = ["invalid-option", "closed", "webgpu-unavailable"];
 
 fn megabytes(bytes: u64) -> String {
     let mb = bytes as f64 / 1e6;

@@ -25,6 +25,7 @@
 //! | [`session`] | one timeline of tokens and its KV cache; a pulled generation |
 //! | [`engine`] | what is loaded, on which device; the only place where the backends meet in an enum; the GPU's self-check |
 //! | [`conformance`], [`synthetic`] | every verb against the oracle; seeded weights of any shape |
+//! | [`protocol`] | requests and results as JavaScript spells them; the TypeScript types are written from these |
 //! | `web` | the JavaScript side; besides it only `backend/gpu/browser.rs` names `wasm_bindgen` and `js_sys` |
 //! | [`bytes`], [`error`] | bytes that may lie outside Rust memory; one error type, with a stable code and a remedy |
 //!
@@ -39,6 +40,7 @@ pub mod conformance;
 pub mod engine;
 pub mod error;
 pub mod model;
+pub mod protocol;
 pub mod session;
 pub mod synthetic;
 pub mod text;

@@ -108,6 +108,7 @@ fn check_prompt<B: Backend>(prompt: &[u32], model: &Model<B>, capacity: usize) -
 
 /// Why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "lowercase")]
 pub enum FinishReason {
     /// A stop id or a stop string.

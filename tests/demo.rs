@@ -2,7 +2,7 @@
 
 use mobilellm_web::backend::Precision;
 use mobilellm_web::backend::cpu::Cpu;
-use mobilellm_web::engine::{DeviceChoice, Engine, Event, Info, OpenOptions, Options};
+use mobilellm_web::engine::{DeviceChoice, DeviceKind, Engine, Event, Info, OpenOptions, Options};
 use mobilellm_web::session::FinishReason;
 use mobilellm_web::text::ChatInput;
 use mobilellm_web::weights::source::{DirSource, NativeHost};
@@ -101,7 +101,7 @@ fn reference_answers_on_the_cpu() {
 #[test]
 fn reference_answers_on_the_gpu() {
     let (engine, info) = open(DeviceChoice::WebGpu, 1);
-    assert_eq!(info.device, "webgpu");
+    assert_eq!(info.device, DeviceKind::WebGpu);
     reference_answers(engine, 5, 1e-2);
 }
 

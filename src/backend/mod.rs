@@ -27,8 +27,9 @@ use crate::error::Result;
 use sampler::Sampling;
 use std::ops::Range;
 
-/// How weights are held.
+/// How weights are held in memory; the download is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS), ts(rename = "Dtype"))]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// As published.

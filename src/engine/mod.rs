@@ -27,29 +27,38 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use web_time::Instant;
 
-/// How to generate, as JavaScript spells it. Unknown fields are an error.
+/// How an answer is chosen and when it ends. Unknown fields are an error.
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS), ts(rename = "GenerateRequest"))]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Options {
-    /// Most tokens to generate; absent: as many as the context holds.
+    /// Tokens of the answer at most; `null`: until the context is full.
     pub max_tokens: Option<usize>,
+    /// 0 (default): always the most probable token. Else logits are divided by it.
     pub temperature: f32,
+    /// Keep the k most probable tokens; 0 (default): all.
     pub top_k: u32,
+    /// Keep the smallest set of most probable tokens that reaches this probability; 1 (default): all.
     pub top_p: f32,
+    /// Keep tokens at least this fraction as probable as the most probable one; 0 (default): all.
     pub min_p: f32,
+    /// Divides positive and multiplies negative logits of tokens in prompt or answer; 1 (default): off.
     pub repetition_penalty: f32,
+    /// Subtracted from the logits of tokens that are in the answer; 0 (default): off.
     pub presence_penalty: f32,
+    /// Subtracted once for each time that a token is in the answer; 0 (default): off.
     pub frequency_penalty: f32,
+    /// Integer from 0 to 2^53 - 1. Same seed, same text.
     pub seed: u64,
-    /// Strings that end the answer; not part of its text.
+    /// The answer ends before the first of these strings, which may span tokens; it is not part of the text.
     pub stop: Vec<String>,
-    /// Further ids that end the answer, besides the model's own.
+    /// The answer ends at any of these tokens, besides the model's own.
     pub stop_token_ids: Vec<u32>,
-    /// Alternatives to report for each token; 0: none, no log-probabilities at all.
+    /// With each token, its log-probability and those of the n most probable ones, 0 to 20. Default 0: none.
     pub logprobs: usize,
-    /// Go on after the model's end-of-text ids.
+    /// Go on after the model's end-of-text token. Default false.
     pub ignore_eos: bool,
-    /// Show control tokens in the text (a stop id never).
+    /// Show control tokens in the text (a stop token never).
     pub special_tokens: bool,
 }
 
@@ -90,16 +99,18 @@ impl Options {
     }
 }
 
-/// A token and its natural log-probability before temperature and cuts.
+/// A token and its natural log-probability, before temperature, penalties and cuts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct Logprob {
     pub token_id: u32,
     pub logprob: f32,
 }
 
-/// The chosen token's log-probability and the most probable alternatives.
+/// The chosen token and the most probable ones, best first.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct TokenLogprobs {
     #[serde(flatten)]
@@ -107,20 +118,24 @@ pub struct TokenLogprobs {
     pub top: Vec<Logprob>,
 }
 
+/// What an answer took, in tokens.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct Usage {
     pub prompt_tokens: usize,
-    /// Prompt tokens that the session's KV cache held already.
+    /// Those of the prompt that the KV cache held already.
     pub cached_tokens: usize,
+    /// Those of the answer, the final one included.
     pub completion_tokens: usize,
 }
 
-/// Milliseconds and tokens per second, by the wall clock.
+/// How long an answer took, by the wall clock; 0 where a phase had nothing to do.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct Timings {
-    /// From the call to the first token.
+    /// Milliseconds from the call to the first token.
     pub ttft_ms: f64,
     /// Prompt tokens computed, over the time to the first token.
     pub prefill_tokens_per_second: f64,
@@ -130,6 +145,7 @@ pub struct Timings {
 
 /// What one pull gave.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS), ts(rename = "EngineEvent"))]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Event {
     Prefill {
@@ -151,14 +167,16 @@ pub enum Event {
     },
 }
 
-/// Log-likelihood of one continuation.
+/// How probable a continuation is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct Score {
-    /// Sum of the tokens' natural log-probabilities.
+    /// Natural log-likelihood of the continuation: the sum over its tokens.
     pub logprob: f64,
+    /// Of each token of the continuation.
     pub tokens: Vec<Logprob>,
-    /// Whether greedy decoding would give just this continuation.
+    /// Whether greedy decoding would have written exactly this.
     pub is_greedy: bool,
 }
 
@@ -521,11 +539,12 @@ impl Loaded<Gpu> {
     }
 }
 
-/// The backend that the caller asks for.
+/// Which hardware is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceChoice {
-    /// WebGPU where it can be had, else the CPU.
+    /// WebGPU where it can be had and passes its self-check, else the CPU.
     #[default]
     Auto,
     WebGpu,
@@ -560,36 +579,52 @@ pub enum SelfCheck {
     Never,
 }
 
-/// What was opened.
+/// Which hardware computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS), ts(rename = "Device"))]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    WebGpu,
+    Cpu,
+}
+
+/// What was opened and where it runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS), ts(rename = "EngineInfo"))]
 #[serde(rename_all = "camelCase")]
 pub struct Info {
+    /// Name of the model: hub id or address of the folder.
     pub model: String,
+    /// Stored parameters; a shared matrix counts once.
     pub parameters: u64,
+    /// Transformer blocks in the checkpoint.
     pub stored_blocks: usize,
+    /// Layers a token passes through: more than `storedBlocks` where layers are shared.
     pub executed_layers: usize,
     pub hidden_size: usize,
     pub vocab_size: usize,
-    /// Tokens that a session holds.
+    /// Tokens of KV cache.
     pub context_length: usize,
-    /// `webgpu` or `cpu`.
-    pub device: &'static str,
-    /// The GPU's name.
+    pub device: DeviceKind,
+    /// Name of the GPU adapter, as far as the browser tells.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, ts(optional))]
     pub adapter: Option<String>,
-    /// What of the device is used, such as `subgroups` or `relaxed-simd`.
+    /// What the chosen tier uses, such as `shader-f16`, `subgroups`, `simd128`, `relaxed-simd`.
     pub features: Vec<String>,
-    /// Why this device.
+    /// Why this tier was chosen, in a sentence.
     pub reason: String,
+    /// Whether the model has a chat template; without one it only completes text.
     pub chat: bool,
-    /// Of the model card, where there is one.
+    /// From the model card, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, ts(optional))]
     pub license: Option<String>,
     /// Where the weights came from.
     pub storage: Report,
     /// What was tried first and given up, in order.
     pub fallbacks: Vec<String>,
-    /// Milliseconds that the GPU's self-check took; `None` if it did not run.
+    /// Milliseconds that the GPU's self-check took; null if it did not run.
     pub self_check_ms: Option<f64>,
 }
 
@@ -654,7 +689,7 @@ impl Engine {
             hidden_size: config.hidden_size,
             vocab_size: config.vocab_size,
             context_length,
-            device: "cpu",
+            device: DeviceKind::Cpu,
             adapter: None,
             features: Vec::new(),
             reason: "device: 'cpu' was asked for".into(),
@@ -674,7 +709,7 @@ impl Engine {
             }
             match opened {
                 Ok(loaded) => {
-                    info.device = "webgpu";
+                    info.device = DeviceKind::WebGpu;
                     return Ok((Engine::Gpu(Box::new(loaded)), info));
                 }
                 Err(error) if options.device == DeviceChoice::Auto && error.is_of_the_gpu() => {

@@ -1,7 +1,7 @@
 //! Thin glue between [`crate::engine`] and the worker of `js/`, which owns one [`Engine`] and makes one call at a time.
 //!
-//! Requests and results are plain JavaScript objects (`js/protocol.ts`); conversations come as JSON text, whose key order and
-//! numbers survive. Errors are thrown as `{ code, message, remedy }`.
+//! Requests and results are plain JavaScript objects, whose types [`crate::protocol`] gives to TypeScript; conversations come as JSON
+//! text, whose key order and numbers survive. Errors are thrown as [`Thrown`].
 
 use super::bytes::JsBytes;
 use super::exchange;
@@ -16,6 +16,7 @@ use crate::bytes::Bytes;
 use crate::config::Config;
 use crate::engine::{self, DeviceChoice, OpenOptions, SelfCheck};
 use crate::error::Result;
+use crate::protocol::{CacheChoice, EngineRequest, Estimate, EstimateRequest, ResolvedSource, SourceRequest};
 use crate::text::ChatInput;
 use crate::weights::checkpoint::{self, Checkpoint};
 use crate::weights::file::FileMeta;
@@ -23,7 +24,6 @@ use crate::weights::progress;
 use crate::weights::verify::Verify;
 use crate::weights::{Host, Source, TensorInfo, TensorSink, models};
 use js_sys::{Array, Date, Function, Reflect};
-use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::ops::Range;
 use wasm_bindgen::prelude::*;
@@ -49,70 +49,44 @@ pub fn on_panic(callback: Function) {
     }));
 }
 
-/// `ResolvedSource` of the protocol.
-#[derive(Clone, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-enum ModelPlace {
-    Url { url: String },
-    Hub { id: String, revision: Option<String> },
-    Files {},
-}
+/// What the results and arguments below are to TypeScript.
+#[wasm_bindgen(typescript_custom_section)]
+const TYPES: &str = "import type {
+    Availability, EngineEstimate, EngineEvent, EngineInfo, EngineRequest, EstimateRequest, GenerateRequest, LoadEvent, LoadReport, ModelRecord,
+    Score, SourceRequest,
+} from '../../../js/generated.js';
+import type { Exchange } from '../../../js/threads.js';
+import type { PieceReader } from '../../../js/pieces.js';";
 
-/// `SourceRequest` of the protocol.
-#[derive(Clone, Deserialize)]
-struct SourceRequest {
-    source: ModelPlace,
-    revision: String,
-    token: Option<String>,
-    mirrors: Vec<String>,
-    cache: CacheChoice,
-    /// Of [`ModelPlace::Files`]: `{ path, file }` objects, which serde cannot carry.
-    #[serde(skip)]
+/// A request's source, with the files that serde cannot carry.
+#[derive(Clone)]
+struct Asked {
+    request: SourceRequest,
+    /// Of [`ResolvedSource::Files`]: `{ path, file }` objects.
     files: Array,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum CacheChoice {
-    IndexedDb,
-    None,
-}
-
-/// What `LoadRequest` of the protocol has besides.
-#[derive(Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct LoadOptions {
-    device: DeviceChoice,
-    context_length: Option<usize>,
-    dtype: Precision,
-    verify: Verify,
-    self_check: bool,
-    gpu_budget_ms: Option<f64>,
-    cache: CacheChoice,
-    /// Name and version of browser and system.
-    environment: String,
 }
 
 type WebCheckpoint = Checkpoint<WebHost, WebSource, IdbStore>;
 
-impl SourceRequest {
+impl Asked {
     fn source(&self) -> Result<WebSource> {
-        let token = self.token.clone();
-        let origin = match &self.source {
-            ModelPlace::Url { url } => Origin::Http(UrlSource::folder(WebHttp, WebHost, url, token, &self.mirrors)?),
-            ModelPlace::Hub { id, revision } => {
-                let revision = revision.as_ref().unwrap_or(&self.revision);
-                Origin::Http(UrlSource::hub(WebHttp, WebHost, HUB, id, revision, token, &self.mirrors)?)
+        let SourceRequest { source, revision, token, mirrors, cache } = &self.request;
+        let token = token.clone();
+        let origin = match source {
+            ResolvedSource::Url { url } => Origin::Http(UrlSource::folder(WebHttp, WebHost, url, token, mirrors)?),
+            ResolvedSource::Hub { id, revision: own } => {
+                let revision = own.as_ref().unwrap_or(revision);
+                Origin::Http(UrlSource::hub(WebHttp, WebHost, HUB, id, revision, token, mirrors)?)
             }
-            ModelPlace::Files {} => Origin::Files(FilesSource::new(&self.files)?),
+            ResolvedSource::Files { .. } => Origin::Files(FilesSource::new(&self.files)?),
         };
-        Ok(WebSource { origin, keep: self.cache == CacheChoice::IndexedDb })
+        Ok(WebSource { origin, keep: *cache == CacheChoice::IndexedDb })
     }
 
     fn new(request: &JsValue) -> Result<Self> {
         let get = |from: &JsValue, name: &str| Reflect::get(from, &name.into()).unwrap_or_default();
         let files = get(&get(request, "source"), "files").dyn_into().unwrap_or_default();
-        Ok(SourceRequest { files, ..from_js(request.clone())? })
+        Ok(Asked { files, request: from_js(request.clone())? })
     }
 
     async fn checkpoint(
@@ -187,32 +161,19 @@ impl Source for WebSource {
 }
 
 /// How a model could be loaded now: `cached`, `partial`, `downloadable` or `unavailable`.
-#[wasm_bindgen]
-pub async fn availability(#[wasm_bindgen(unchecked_param_type = "object")] request: JsValue) -> Js<JsValue> {
-    let request = SourceRequest::new(&request)?;
+#[wasm_bindgen(unchecked_return_type = "Availability")]
+pub async fn availability(#[wasm_bindgen(unchecked_param_type = "SourceRequest")] request: JsValue) -> Js<JsValue> {
+    let request = Asked::new(&request)?;
     to_js(&models::availability(WebHost, request.source()?, IdbStore::default()).await?)
 }
 
 /// What loading a model would take, in bytes; only its small files and headers are read.
-#[wasm_bindgen]
-pub async fn estimate(#[wasm_bindgen(unchecked_param_type = "object")] request: JsValue) -> Js<JsValue> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct EstimateOptions {
-        dtype: Precision,
-        context_length: Option<usize>,
-    }
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Estimate {
-        download_bytes: u64,
-        disk_bytes: u64,
-        gpu_bytes: u64,
-        cpu_bytes: u64,
-        free_bytes: Option<u64>,
-    }
-    let checkpoint = SourceRequest::new(&request)?.checkpoint(Verify::default(), None, |_| {}).await?;
-    let request: EstimateOptions = from_js(request)?;
+#[wasm_bindgen(unchecked_return_type = "EngineEstimate")]
+pub async fn estimate(
+    #[wasm_bindgen(unchecked_param_type = "SourceRequest & EstimateRequest")] request: JsValue,
+) -> Js<JsValue> {
+    let checkpoint = Asked::new(&request)?.checkpoint(Verify::default(), None, |_| {}).await?;
+    let request: EstimateRequest = from_js(request)?;
     let config = engine::config(&checkpoint).await?;
     let context = engine::context_length(&config, request.context_length)? as u64;
     let sizes = checkpoint.sizes().await;
@@ -233,8 +194,10 @@ pub async fn estimate(#[wasm_bindgen(unchecked_param_type = "object")] request: 
 
 /// Loads a model into nothing, for the benchmark of network and storage: gives the milliseconds from plan to last verified byte,
 /// and what was read.
-#[wasm_bindgen(js_name = loadIntoNothing)]
-pub async fn load_into_nothing(#[wasm_bindgen(unchecked_param_type = "object")] request: JsValue) -> Js<JsValue> {
+#[wasm_bindgen(js_name = loadIntoNothing, unchecked_return_type = "[number, LoadReport]")]
+pub async fn load_into_nothing(
+    #[wasm_bindgen(unchecked_param_type = "SourceRequest")] request: JsValue,
+) -> Js<JsValue> {
     struct Nothing;
     impl TensorSink for Nothing {
         fn begin(&mut self, tensors: &[TensorInfo]) -> Result<Vec<bool>> {
@@ -245,21 +208,21 @@ pub async fn load_into_nothing(#[wasm_bindgen(unchecked_param_type = "object")] 
             Ok(())
         }
     }
-    let checkpoint = SourceRequest::new(&request)?.checkpoint(Verify::Always, None, |_| {}).await?;
+    let checkpoint = Asked::new(&request)?.checkpoint(Verify::Always, None, |_| {}).await?;
     let start = WebHost.now();
     let report = checkpoint.load(&mut Nothing).await?;
     to_js(&(WebHost.now() - start, report))
 }
 
 /// The models in the store.
-#[wasm_bindgen(js_name = listModels)]
+#[wasm_bindgen(js_name = listModels, unchecked_return_type = "ModelRecord[]")]
 pub async fn list_models() -> Js<JsValue> {
     to_js(&models::list(&IdbStore::default()).await?)
 }
 
 #[wasm_bindgen(js_name = deleteModel)]
-pub async fn delete_model(#[wasm_bindgen(unchecked_param_type = "object")] request: JsValue) -> Js<()> {
-    let request = SourceRequest::new(&request)?;
+pub async fn delete_model(#[wasm_bindgen(unchecked_param_type = "SourceRequest")] request: JsValue) -> Js<()> {
+    let request = Asked::new(&request)?;
     Ok(models::delete(&IdbStore::default(), &request.source()?.id()).await?)
 }
 
@@ -268,8 +231,8 @@ pub async fn delete_model(#[wasm_bindgen(unchecked_param_type = "object")] reque
 pub struct Engine {
     inner: engine::Engine,
     info: engine::Info,
-    source: SourceRequest,
-    options: LoadOptions,
+    source: Asked,
+    options: EngineRequest,
     on_event: Function,
     start_threads: Option<Function>,
     /// While it lives, the stored copy cannot be deleted.
@@ -281,16 +244,16 @@ impl Engine {
     /// Loads a model. `on_event` hears what [`progress::Event`] says; `start_threads` is that of [`super::exchange::cpu`],
     /// `reader` that of [`IdbStore`].
     pub async fn load(
-        #[wasm_bindgen(unchecked_param_type = "object")] request: JsValue,
-        #[wasm_bindgen(unchecked_param_type = "(event: any) => void")] on_event: Function,
+        #[wasm_bindgen(unchecked_param_type = "SourceRequest & EngineRequest")] request: JsValue,
+        #[wasm_bindgen(unchecked_param_type = "(event: LoadEvent) => void")] on_event: Function,
         #[wasm_bindgen(
-            unchecked_optional_param_type = "(words: number, config: string, precision: string) => Promise<JsExchange | null>"
+            unchecked_optional_param_type = "(words: number, config: string, precision: string) => Promise<Exchange | null>"
         )]
         start_threads: Option<Function>,
         #[wasm_bindgen(unchecked_optional_param_type = "PieceReader")] reader: Option<PieceReader>,
     ) -> Js<Engine> {
-        let source = SourceRequest::new(&request)?;
-        let options: LoadOptions = from_js(request)?;
+        let source = Asked::new(&request)?;
+        let options: EngineRequest = from_js(request)?;
         let checkpoint = source.checkpoint(options.verify, reader, teller(&on_event)).await?;
         let (inner, info) =
             engine::Engine::open(&checkpoint, &options.open(), options.cpu(start_threads.as_ref())).await?;
@@ -318,6 +281,7 @@ impl Engine {
         self.inner.device_lost()
     }
 
+    #[wasm_bindgen(unchecked_return_type = "EngineInfo")]
     pub fn info(&self) -> Js<JsValue> {
         to_js(&self.info)
     }
@@ -381,23 +345,31 @@ impl Engine {
         self.inner.text().tokenizer().decode(ids, control)
     }
 
-    /// Starts an answer; `options` are [`engine::Options`].
-    pub fn begin(&mut self, session: u32, prompt: &[u32], options: JsValue) -> Js<()> {
+    /// Starts an answer; `options` are [`engine::Options`], of which those that are missing have their defaults.
+    pub fn begin(
+        &mut self,
+        session: u32,
+        prompt: &[u32],
+        #[wasm_bindgen(unchecked_param_type = "Partial<GenerateRequest>")] options: JsValue,
+    ) -> Js<()> {
         let options: engine::Options = from_js(options)?;
         Ok(self.inner.begin(session, prompt, &options)?)
     }
 
     /// The next [`engine::Event`] of the answer.
+    #[wasm_bindgen(unchecked_return_type = "EngineEvent")]
     pub async fn next(&mut self) -> Js<JsValue> {
         to_js(&self.inner.next().await?)
     }
 
     /// Ends the answer where it is, with its [`engine::Event::Done`].
+    #[wasm_bindgen(unchecked_return_type = "EngineEvent")]
     pub fn interrupt(&mut self) -> Js<JsValue> {
         to_js(&self.inner.interrupt()?)
     }
 
     /// [`engine::Score`]s of continuations of one context.
+    #[wasm_bindgen(unchecked_return_type = "Score[]")]
     pub async fn score(&mut self, context: &str, continuations: Vec<String>) -> Js<JsValue> {
         let text = self.inner.text().clone();
         let alone = text.encode_prompt(context)?;
@@ -422,7 +394,7 @@ fn teller(on_event: &Function) -> impl Fn(progress::Event) + use<> {
     }
 }
 
-impl LoadOptions {
+impl EngineRequest {
     fn open(&self) -> OpenOptions {
         let self_check = match (self.self_check, self.cache) {
             (false, _) => SelfCheck::Never,

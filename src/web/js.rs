@@ -1,6 +1,7 @@
 //! Values across the boundary to JavaScript.
 
 use crate::error::{Error, Result};
+use crate::protocol::Thrown;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_wasm_bindgen::Serializer;
@@ -10,12 +11,6 @@ pub type Js<T> = std::result::Result<T, JsValue>;
 
 impl From<Error> for JsValue {
     fn from(error: Error) -> Self {
-        #[derive(Serialize)]
-        struct Thrown<'a> {
-            code: &'a str,
-            message: String,
-            remedy: &'a str,
-        }
         let thrown = Thrown { code: error.code(), message: error.to_string(), remedy: error.remedy() };
         to_js(&thrown).unwrap_or_else(|_| JsValue::from_str(&thrown.message))
     }

@@ -36,14 +36,15 @@ pub struct Options {
 
 /// What a finished load did, in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS), ts(rename = "LoadReport"))]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     pub total_bytes: u64,
     pub cached_bytes: u64,
     pub downloaded_bytes: u64,
-    /// Every piece is in the store.
+    /// Whether every piece is in storage now.
     pub stored: bool,
-    /// The browser promised not to evict it.
+    /// Whether the browser promised to spare it from eviction.
     pub persisted: bool,
 }
 

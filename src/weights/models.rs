@@ -6,19 +6,20 @@ use super::source::{Host, LockMode, Source, Store};
 use crate::error::{Error, Result};
 use serde::Serialize;
 
-/// A model in the store.
+/// A model in storage.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS), ts(rename = "ModelRecord"))]
 #[serde(rename_all = "camelCase")]
 pub struct StoredModel {
-    /// Address or hub id, as [`Source::id`] gives it; [`delete`] takes it.
+    /// What load and delete take: address, hub id, or hub id and revision.
     pub source: String,
-    /// Commit of a hub's repository.
+    /// Commit of a hub's repository, else null.
     pub revision: Option<String>,
-    /// Bytes of the pieces that are there.
+    /// Bytes that are there.
     pub bytes: u64,
     /// Bytes of the whole model.
     pub total_bytes: u64,
-    /// Every piece is there.
+    /// Whether every piece is there.
     pub complete: bool,
     /// Milliseconds since 1970-01-01 UTC.
     pub last_used: f64,
@@ -56,7 +57,9 @@ pub async fn delete<T: Store>(store: &T, id: &str) -> Result<()> {
     collect(store).await.map(drop)
 }
 
+/// Whether a model is here: all of it, a part, nothing but it can be fetched, or not even that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "kebab-case")]
 pub enum Availability {
     /// Loads without network.

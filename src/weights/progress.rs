@@ -13,6 +13,7 @@ const PROGRESS_INTERVAL: f64 = 100.0;
 /// The first thing that a load has not finished. Pieces pass through download, verification, store and upload side by side, so
 /// that each of these phases but the longest only shows for the last pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// Finding out what there is and what is missing.
@@ -31,24 +32,29 @@ pub enum Phase {
     SelfCheck,
 }
 
+/// How far a load is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct Progress {
     pub phase: Phase,
-    /// Bytes that have arrived, from wherever.
+    /// Bytes of the model that are loaded, from network and storage together.
     pub loaded_bytes: u64,
-    /// Bytes that the model needs.
+    /// Bytes of the whole model; 0 while not yet known.
     pub total_bytes: u64,
-    /// Those of the arrived bytes that came from the store.
+    /// Of `loadedBytes`, those that came from storage.
     pub cached_bytes: u64,
-    /// Of the last seconds.
+    /// Over the last seconds; 0 while not yet known.
     pub bytes_per_second: f64,
-    /// Until every byte has arrived; unknown at first.
+    /// Seconds until every byte has arrived; null while not yet known.
     pub eta_seconds: Option<f64>,
+    /// The file at hand; empty between files.
     pub file: String,
 }
 
+/// What a load tells while it runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(ts_rs::TS), ts(rename = "LoadEvent"))]
 #[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum Event {
     Progress(Progress),
@@ -67,6 +73,7 @@ pub enum Event {
     },
     /// The storage failed: pieces are streamed from the source from here on and not kept.
     StorageFailed {
+        #[cfg_attr(test, ts(type = "ErrorCode"))]
         code: String,
         message: String,
     },

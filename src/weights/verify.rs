@@ -12,6 +12,7 @@ use std::ops::Range;
 
 /// When the SHA-256 of a stored piece is checked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "lowercase")]
 pub enum Verify {
     /// Before it is stored and each time it is read.

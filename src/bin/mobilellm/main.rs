@@ -158,7 +158,7 @@ async fn answer(run: &Run) -> Result<()> {
                 } else {
                     println!();
                     eprintln!(
-                        "{} on {} ({}): load {load_ms:.0} ms, first token {:.1} ms, prefill {:.1} tok/s, decode {:.1} tok/s, {} + {} tokens, {finish_reason:?}",
+                        "{} on {:?} ({}): load {load_ms:.0} ms, first token {:.1} ms, prefill {:.1} tok/s, decode {:.1} tok/s, {} + {} tokens, {finish_reason:?}",
                         info.model,
                         info.device,
                         info.reason,
