@@ -1,5 +1,5 @@
 /** The page's end of the worker: one call in flight, the others wait in order. */
-import { closedError, crashedError, MobileLLMError } from './errors.js';
+import { closedError, crashedError, MobileLLMError, outward } from './errors.js';
 import { Port } from './port.js';
 import type { Answer, Call, Calls, ToWorker } from './protocol.js';
 import type { AssetOptions, Chunk, EventDetail, LoadProgress } from './types.js';
@@ -92,13 +92,13 @@ export class Client {
         try {
           how();
         } catch (error) {
-          reject(error);
+          reject(outward(error, signal));
         }
       };
       const fail = (error: unknown) =>
         settle(() => {
           hooks.onFailure?.();
-          reject(error);
+          reject(outward(error, signal));
         });
       const next = () => {
         this.#turn(null);

@@ -29,22 +29,61 @@ export class MobileLLMError extends Error {
   }
 }
 
+/** What a thrown value says, whatever it is. */
+export function said(thrown: unknown): string {
+  try {
+    return thrown instanceof Error ? `${thrown.name}: ${thrown.message}` : String(thrown);
+  } catch {
+    return 'a value that cannot be shown';
+  }
+}
+
 /** Anything that was thrown, as the form that survives structured cloning. */
 export function toWire(thrown: unknown): WireError {
-  const { code, message, remedy, cause } = (thrown ?? {}) as Partial<WireError>;
-  if (typeof code === 'string' && typeof remedy === 'string') {
-    return { code, message: String(message), remedy, ...(cause === undefined ? {} : { cause: cloneable(cause) }) };
+  const { code, message, remedy, cause } = outward(thrown) as MobileLLMError;
+  return { code, message, remedy, ...(cause === undefined ? {} : { cause: cloneable(cause) }) };
+}
+
+/** A failure as it may leave the package: an error of ours, or the reason of the caller's own abort. */
+export function outward(thrown: unknown, signal?: AbortSignal): unknown {
+  if (thrown instanceof MobileLLMError || (signal?.aborted && thrown === signal.reason)) return thrown;
+  const { code, message, remedy, cause } = (Object(thrown) as Partial<WireError>);
+  if (typeof code === 'string' && typeof remedy === 'string') return new MobileLLMError(code, String(message), remedy, cause);
+  return ours('internal', `internal error: ${said(thrown)}`, thrown);
+}
+
+/** Runs what reads a caller's values: whatever a getter, a proxy or an iterator of theirs throws is a fault of the argument. */
+export function reading<T>(call: string, work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    throw error instanceof MobileLLMError ? error : invalidOption(`${call}: an argument could not be read: ${said(error)}`, error);
   }
-  return {
-    code: 'internal',
-    message: thrown instanceof Error ? `internal error: ${thrown.name}: ${thrown.message}` : `internal error: ${thrown}`,
-    remedy: 'Please report this message with the steps that led to it.',
-    ...(thrown instanceof Error ? { cause: cloneable(thrown) } : {}),
-  };
+}
+
+/**
+ * Lets the public methods and getters of a class say so when they are called without their object, as after
+ * `const { generate } = llm`.
+ */
+export function bound<T extends object>(type: { readonly prototype: T; readonly name: string }, isOwn: (value: object) => boolean): void {
+  const AsyncFunction = (async () => {}).constructor;
+  for (const [name, property] of Object.entries(Object.getOwnPropertyDescriptors(type.prototype))) {
+    for (const part of ['value', 'get'] as const) {
+      const inner: unknown = property[part];
+      if (name === 'constructor' || typeof inner !== 'function') continue;
+      property[part] = function (this: unknown, ...args: unknown[]): unknown {
+        if (isOwn(Object(this))) return inner.apply(this, args);
+        const error = invalidOption(`${name} was taken from its ${type.name}: call it as a method, or bind it`);
+        if (inner instanceof AsyncFunction) return Promise.reject(error);
+        throw error;
+      };
+      Object.defineProperty(type.prototype, name, property);
+    }
+  }
 }
 
 function cloneable(cause: unknown): unknown {
-  return cause instanceof Error ? Object.assign(new Error(cause.message), { name: cause.name, stack: cause.stack }) : String(cause);
+  return cause instanceof Error ? Object.assign(new Error(cause.message), { name: cause.name, stack: cause.stack }) : said(cause);
 }
 
 /** An error that is not the engine's; the remedy is that of its code unless the case has a better one. */
@@ -54,6 +93,8 @@ const ours = (code: keyof typeof REMEDIES, message: string, cause?: unknown, rem
 export const invalidOption = (message: string, cause?: unknown): MobileLLMError => ours('invalid-option', message, cause);
 
 export const busyError = (message: string): MobileLLMError => ours('busy', message);
+
+export const unreadable = (message: string, cause?: unknown): MobileLLMError => ours('io', message, cause);
 
 export const webGpuUnavailable = (message: string): MobileLLMError => ours('webgpu-unavailable', message);
 

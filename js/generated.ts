@@ -41,7 +41,9 @@ export const REMEDIES = {
   "crashed": "Load the model again; with device: 'cpu' or a smaller contextLength if it happens again. Please report this message.",
   "csp-blocked": "Add to the policy what the message names; docs/errors.md shows a policy that is enough.",
   "engine-unavailable": "Load in a page or a dedicated worker; serve the folder pkg/wasm/ of the package and name it by the options workerUrl and wasmUrl (docs/bundlers.md).",
+  "internal": "Please report this message with the steps that led to it.",
   "invalid-option": "See the option's documentation for its name, type and range.",
+  "io": "Check the path and its permissions.",
   "webgpu-unavailable": "Load with device: 'auto' or 'cpu', or use a browser with WebGPU.",
 } as const satisfies Partial<Record<ErrorCode, string>>;
 

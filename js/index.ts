@@ -13,7 +13,7 @@
  * @module
  */
 import { Client } from './client.js';
-import { closedError } from './errors.js';
+import { bound, closedError, invalidOption, outward, reading } from './errors.js';
 import { checkArgument, checkAssets, checkEstimate, checkGenerate, checkLoad, checkSession, checkSource } from './options.js';
 import { ChunkLog } from './run.js';
 import { Session, unlessAborted } from './session.js';
@@ -29,20 +29,16 @@ export type { ErrorCode } from './errors.js';
 export type { Session } from './session.js';
 export type * from './types.js';
 
-type Overloads<Options> = {
-  <K extends keyof MobileLLMEventMap>(type: K, listener: (event: MobileLLMEventMap[K]) => void, options?: boolean | Options): void;
-  (type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | Options): void;
-};
+type Listener<K extends keyof MobileLLMEventMap> = (event: MobileLLMEventMap[K]) => void;
 
 /** A loaded model. */
 export class MobileLLM extends EventTarget {
-  declare addEventListener: Overloads<AddEventListenerOptions>;
-  declare removeEventListener: Overloads<EventListenerOptions>;
   #client: Client;
   #info: Info;
   #sessions = 0;
 
   private constructor(client: Client, info: Info) {
+    if (!(client instanceof Client)) throw invalidOption('a model comes from MobileLLM.load(), not from new MobileLLM()');
     super();
     this.#client = client;
     this.#info = info;
@@ -131,8 +127,21 @@ export class MobileLLM extends EventTarget {
     return this.#client.call('score', { context, continuations: [...continuations] });
   }
 
+  /** Hears of what happens to the loaded model. */
+  override addEventListener<K extends keyof MobileLLMEventMap>(type: K, listener: Listener<K>, options?: boolean | AddEventListenerOptions): void;
+  override addEventListener(type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | AddEventListenerOptions): void;
+  override addEventListener(type: string, listener: unknown, options?: boolean | AddEventListenerOptions): void {
+    reading('addEventListener', () => super.addEventListener(type, listener as EventListener, options));
+  }
+
+  override removeEventListener<K extends keyof MobileLLMEventMap>(type: K, listener: Listener<K>, options?: boolean | EventListenerOptions): void;
+  override removeEventListener(type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | EventListenerOptions): void;
+  override removeEventListener(type: string, listener: unknown, options?: boolean | EventListenerOptions): void {
+    reading('removeEventListener', () => super.removeEventListener(type, listener as EventListener, options));
+  }
+
   /** Frees GPU and wasm memory. Calls that are not answered yet fail with code `closed`. */
-  close(): Promise<void> {
+  async close(): Promise<void> {
     return this.#client.close();
   }
 
@@ -158,7 +167,14 @@ export class MobileLLM extends EventTarget {
       await ask(assets, 'deleteModel', { ...request, source: await resolveSource(source) }, signal);
     },
   };
+
+  /** @internal */
+  static made(value: object): boolean {
+    return #client in value;
+  }
 }
+
+bound(MobileLLM, MobileLLM.made);
 
 /** One question to a worker without a model. */
 async function ask<C extends Call>(assets: AssetOptions, call: C, args: Calls[C][0], signal?: AbortSignal): Promise<Calls[C][1]> {
@@ -184,7 +200,7 @@ async function withClient<T>(
     return await work(client);
   } catch (error) {
     client.end(closedError('the model'));
-    throw signal?.aborted ? signal.reason : error;
+    throw signal?.aborted ? signal.reason : outward(error);
   } finally {
     signal?.removeEventListener('abort', abort);
   }

@@ -1,5 +1,5 @@
 /** Strict checking of everything a caller passes: an option that is unknown or ill-typed never passes silently. */
-import { invalidOption } from './errors.js';
+import { invalidOption, reading, said } from './errors.js';
 import type {
   AssetOptions, EstimateOptions, GenerateOptions, LoadOptions, Message, SessionOptions, SourceOptions, Tool,
 } from './types.js';
@@ -24,9 +24,10 @@ const fn: Check = (v) => (typeof v === 'function' ? undefined : 'a function');
 const oneOf = (...values: string[]): Check => (v) =>
   values.includes(v as string) ? undefined : values.map((x) => `'${x}'`).join(' or ');
 const arrayOf = (check: Check, what: string): Check => (v) =>
-  Array.isArray(v) && v.every((x) => check(x) === undefined) ? undefined : `an array of ${what}`;
-const signal: Check = (v) => (v instanceof AbortSignal ? undefined : 'an AbortSignal');
-const httpUrl: Check = (v) => (typeof v === 'string' && URL.canParse(v) ? undefined : 'an absolute URL');
+  // Spread, since `every` passes over holes.
+  Array.isArray(v) && [...v].every((x) => check(x) === undefined) ? undefined : `an array of ${what}`;
+const signal: Check = (v) => (v instanceof AbortSignal && typeof v.aborted === 'boolean' ? undefined : 'an AbortSignal');
+const folderUrl: Check = (v) => (typeof v === 'string' && URL.canParse(v) && URL.canParse('config.json', v) ? undefined : 'an absolute URL');
 
 const isRecord = (v: unknown): v is Record<string, unknown> => typeof v === 'object' && v !== null && !Array.isArray(v);
 
@@ -36,7 +37,7 @@ const source: Schema<SourceOptions> = {
   ...assets,
   revision: text,
   token: text,
-  mirrors: arrayOf(httpUrl, 'absolute URLs'),
+  mirrors: arrayOf(folderUrl, 'absolute URLs'),
   cache: oneOf('indexeddb', 'none'),
   signal,
 };
@@ -99,7 +100,9 @@ function message(v: unknown): string | undefined {
 function check<T extends object>(call: string, options: unknown, schema: Schema<T>): T {
   if (options === undefined) return {} as T;
   if (!isRecord(options)) throw invalidOption(`${call}: options must be an object`);
-  for (const [name, value] of Object.entries(options)) {
+  // Read once: a getter may say something else the next time.
+  const given = { ...options };
+  for (const [name, value] of Object.entries(given)) {
     const rule = Object.hasOwn(schema, name) ? schema[name as keyof T] : undefined;
     if (!rule) {
       const near = nearest(name, Object.keys(schema));
@@ -108,11 +111,28 @@ function check<T extends object>(call: string, options: unknown, schema: Schema<
     const problem = value === undefined ? undefined : rule(value);
     if (problem) throw invalidOption(`${call}: option ${name}: ${show(value)} is not ${problem}`);
   }
-  return options as T;
+  return given as T;
 }
 
-function show(value: unknown): string {
-  const json = typeof value === 'function' || typeof value === 'bigint' ? undefined : JSON.stringify(value);
+/** A copy of what goes to the chat template, which is given JSON. */
+function plain<T>(call: string, name: string, value: unknown): T {
+  try {
+    const copy = structuredClone(value);
+    // Throws for what a clone may hold and JSON may not: a bigint, a circle.
+    JSON.stringify(copy);
+    return copy as T;
+  } catch (error) {
+    throw invalidOption(`${call}: ${name} is not plain data: ${said(error)}`, error);
+  }
+}
+
+export function show(value: unknown): string {
+  let json: string | undefined;
+  try {
+    json = JSON.stringify(value);
+  } catch {
+    // Shown as below.
+  }
   return json === undefined || json.length > 60 ? `a value of type ${typeof value}` : json;
 }
 
@@ -139,27 +159,27 @@ function distance(a: string, b: string): number {
   return row[b.length]!;
 }
 
-export const checkAssets = (call: string, options: unknown): AssetOptions => check<AssetOptions>(call, options, assets);
+export const checkAssets = (call: string, options: unknown): AssetOptions => reading(call, () => check<AssetOptions>(call, options, assets));
 
 function assetOptions({ workerUrl, wasmUrl }: AssetOptions): AssetOptions {
   return { ...(workerUrl === undefined ? {} : { workerUrl }), ...(wasmUrl === undefined ? {} : { wasmUrl }) };
 }
 
-export function checkSource(call: string, options: unknown) {
+export const checkSource = (call: string, options: unknown) => reading(call, () => {
   const o = check<SourceOptions>(call, options, source);
   return { signal: o.signal, assets: assetOptions(o), request: sourceRequest(o) };
-}
+});
 
-export function checkEstimate(options: unknown) {
+export const checkEstimate = (options: unknown) => reading('estimate', () => {
   const o = check<EstimateOptions>('estimate', options, estimate);
   return {
     signal: o.signal,
     assets: assetOptions(o),
     request: { ...sourceRequest(o), contextLength: o.contextLength ?? null, dtype: o.dtype ?? ('f16' as const) },
   };
-}
+});
 
-export function checkLoad(options: unknown) {
+export const checkLoad = (options: unknown) => reading('load', () => {
   const o = check<LoadOptions>('load', options, load);
   const request: Omit<LoadRequest, 'source'> = {
     ...sourceRequest(o),
@@ -172,7 +192,7 @@ export function checkLoad(options: unknown) {
     gpuBudgetMs: o.gpuBudgetMs ?? null,
   };
   return { signal: o.signal, assets: assetOptions(o), onProgress: o.onProgress, onWarning: o.onWarning, persist: o.persist ?? true, request };
-}
+});
 
 function sourceRequest(o: SourceOptions) {
   return {
@@ -184,39 +204,38 @@ function sourceRequest(o: SourceOptions) {
   };
 }
 
-export function checkGenerate(call: string, options: unknown): { signal: AbortSignal | undefined; request: GenerateRequest } {
-  const o = check<GenerateOptions>(call, options, generate);
-  const { signal, seed, stop = [], stopTokenIds = [], ...rest } = o;
-  // What is undefined was not given: the engine has the defaults.
-  const given = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
-  return {
-    signal,
-    request: { ...given, seed: seed ?? Math.floor(Math.random() * 2 ** 53), stop: typeof stop === 'string' ? [stop] : [...stop], stopTokenIds: [...stopTokenIds] },
-  };
-}
+export const checkGenerate = (call: string, options: unknown): { signal: AbortSignal | undefined; request: GenerateRequest } =>
+  reading(call, () => {
+    const { signal, seed, stop = [], stopTokenIds = [], ...rest } = check<GenerateOptions>(call, options, generate);
+    // What is undefined was not given: the engine has the defaults.
+    const given = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
+    const texts = typeof stop === 'string' ? [stop] : [...stop];
+    const request = { ...given, seed: seed ?? Math.floor(Math.random() * 2 ** 53), stop: texts, stopTokenIds: [...stopTokenIds] };
+    return { signal, request };
+  });
 
-export function checkSession(options: unknown) {
+export const checkSession = (options: unknown) => reading('session', () => {
   const o = check<SessionOptions>('session', options, session);
   const system: Message[] = o.system === undefined ? [] : [{ role: 'system', content: o.system }];
   return {
-    messages: [...system, ...structuredClone((o.messages ?? []) as Message[])],
-    tools: o.tools?.length ? structuredClone(o.tools as Tool[]) : null,
+    messages: [...system, ...plain<Message[]>('session', 'messages', o.messages ?? [])],
+    tools: o.tools?.length ? plain<Tool[]>('session', 'tools', o.tools) : null,
     chatTemplate: o.chatTemplate ?? null,
   };
-}
+});
 
 /** What `send` takes: text, one message, or several (the results of tools, in the order of their calls). */
-export function checkInput(input: unknown): Message[] {
+export const checkInput = (input: unknown): Message[] => reading('send', () => {
   if (typeof input === 'string') return [{ role: 'user', content: input }];
-  const messages = Array.isArray(input) ? input : [input];
-  if (messages.length === 0 || messages.some((m) => message(m) || m.role === 'assistant')) {
+  const messages = plain<unknown[]>('send', 'the message', Array.isArray(input) ? input : [input]);
+  if (messages.length === 0 || [...messages].some((m) => message(m) || (m as Message).role === 'assistant')) {
     throw invalidOption("send: give a text, a message { role, content } or an array of such, with roles 'user', 'tool' or 'system'");
   }
-  return structuredClone(messages);
-}
+  return messages as Message[];
+});
 
-export function checkArgument(call: string, name: string, value: unknown, kind: 'text' | 'texts' | 'ids'): void {
+export const checkArgument = (call: string, name: string, value: unknown, kind: 'text' | 'texts' | 'ids'): void => reading(call, () => {
   const rule = { text: string, texts: arrayOf(string, 'strings'), ids: arrayOf(integer(0, 2 ** 32 - 1), 'token ids') }[kind];
   const problem = rule(value);
   if (problem) throw invalidOption(`${call}: ${name}: ${show(value)} is not ${problem}`);
-}
+});

@@ -1,6 +1,6 @@
 import { ChunkLog } from './run.js';
-import { checkGenerate, checkInput } from './options.js';
-import { busyError, closedError, invalidOption } from './errors.js';
+import { checkGenerate, checkInput, show } from './options.js';
+import { bound, busyError, closedError, invalidOption } from './errors.js';
 import type { Client, Pending } from './client.js';
 import type { GenerateOptions, GenerateResult, Message, Run, Tool } from './types.js';
 
@@ -32,6 +32,11 @@ export class Session {
     this.#messages = messages;
     this.#tools = tools;
     this.#chatTemplate = chatTemplate;
+  }
+
+  /** @internal */
+  static made(value: object): boolean {
+    return #host in value;
   }
 
   /** @internal */
@@ -76,7 +81,7 @@ export class Session {
   truncate(length: number): void {
     this.#open();
     if (!Number.isInteger(length) || length < 0 || length > this.#messages.length) {
-      throw invalidOption(`truncate: ${length} is not an integer from 0 to ${this.#messages.length}`);
+      throw invalidOption(`truncate: ${show(length)} is not an integer from 0 to ${this.#messages.length}`);
     }
     if (this.#pending.size > 0) {
       throw busyError('truncate: an answer is under way');
@@ -142,6 +147,8 @@ export class Session {
     return log.run(pending);
   }
 }
+
+bound(Session, Session.made);
 
 /** A run that its signal ended rejects with the signal's reason. */
 export function unlessAborted(result: GenerateResult, signal: AbortSignal | undefined): GenerateResult {

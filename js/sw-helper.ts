@@ -47,7 +47,12 @@ export function installShell(scope: ShellScope, { files, isolate = true }: Shell
   const hashOf = (address: string) => {
     const url = new URL(address);
     if (url.origin !== base.origin || !url.pathname.startsWith(base.pathname)) return undefined;
-    const path = decodeURIComponent(url.pathname.slice(base.pathname.length));
+    let path = url.pathname.slice(base.pathname.length);
+    try {
+      path = decodeURIComponent(path);
+    } catch {
+      // A percent sign that begins no escape: no file of the shell is called so.
+    }
     const name = path === '' || path.endsWith('/') ? `${path}index.html` : path;
     return Object.hasOwn(files, name) ? files[name] : undefined;
   };

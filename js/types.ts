@@ -16,9 +16,9 @@ export type {
  * - in Node also the path of a folder.
  *
  * Or a GGUF, which holds everything in one file: its URL (the path ends with `.gguf`), `org/name/file.gguf` on the hub, a `File` or
- * any other `Blob`, in Node its path. Of a split one (`-00001-of-00003.gguf`) any part's URL, id or path, or all parts' `File`s.
+ * any other `Blob`, an `ArrayBuffer` or a view of one, in Node its path. Of a split one (`-00001-of-00003.gguf`) any part's URL, id or path, or all parts' `File`s.
  */
-export type Source = string | URL | Blob | readonly File[] | FileList | FileSystemDirectoryHandle;
+export type Source = string | URL | readonly File[] | FileList | FileSystemDirectoryHandle | Blob | ArrayBuffer | ArrayBufferView;
 
 /**
  * Where the package's own files are, for a bundler or host that does not put them where they are looked for. A folder (the address ends

@@ -79,11 +79,20 @@ class Meter {
   }
 }
 
+/** As it stands where a percent sign begins no escape, which an address may have. */
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 function modelName({ source }: LoadRequest): string {
   if (source.kind === 'hub') return source.id;
   if (source.kind === 'files') return source.name;
   const parts = new URL(source.url).pathname.split('/').filter(Boolean);
-  return decodeURIComponent(parts.at(-1) ?? new URL(source.url).host);
+  return decoded(parts.at(-1) ?? new URL(source.url).host);
 }
 
 /** Of the first message: the address of this worker's script, and what it needs. */
@@ -151,13 +160,17 @@ function sessionOf(session: number): number {
   return number;
 }
 
+/** Half a pair of surrogates, which UTF-8 cannot carry, becomes U+FFFD, as in any other text; JSON writes it as an escape. */
+const jsonOf = (value: unknown): string =>
+  JSON.stringify(value).replace(/\\(?:ud[89a-f][0-9a-f]{2}|.)/g, (escape) => (escape.startsWith('\\ud') ? '\\ufffd' : escape));
+
 function encode(input: Input, answer: boolean): Uint32Array {
   if ('prompt' in input) return loaded().encodePrompt(input.prompt);
   const messages = input.messages.map(({ toolCalls, ...message }) =>
     toolCalls ? { ...message, tool_calls: toolCalls.map((call) => ({ type: 'function', function: call })) } : message,
   );
   const tools = input.tools?.map((tool) => ('function' in tool ? tool : { type: 'function', function: tool }));
-  return loaded().encodeChat(JSON.stringify(messages), tools && JSON.stringify(tools), input.chatTemplate ?? undefined, answer);
+  return loaded().encodeChat(jsonOf(messages), tools && jsonOf(tools), input.chatTemplate ?? undefined, answer);
 }
 
 /** A turn of the event loop; a timer would cost 4 ms. */

@@ -92,7 +92,7 @@ pub enum Error {
     /// The object was closed.
     #[error("{what} is closed")]
     Closed { what: &'static str },
-    /// Reading or writing a file failed (native command line only).
+    /// Reading or writing a file of the user failed.
     #[error("{path}: {problem}")]
     Io { path: String, problem: String },
     /// A broken promise of this package: please report it.
@@ -123,7 +123,7 @@ pub(crate) const IN_TYPESCRIPT: [(&str, &str, &str); 4] = [
 
 /// Those of [`Error`]'s codes that TypeScript gives too.
 #[cfg(test)]
-pub(crate) const ALSO_IN_TYPESCRIPT: [&str; 3] = ["invalid-option", "closed", "webgpu-unavailable"];
+pub(crate) const ALSO_IN_TYPESCRIPT: [&str; 5] = ["invalid-option", "closed", "webgpu-unavailable", "io", "internal"];
 
 fn megabytes(bytes: u64) -> String {
     let mb = bytes as f64 / 1e6;

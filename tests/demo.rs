@@ -91,7 +91,7 @@ fn reference_answers(mut engine: Engine, count: usize, tolerance: f32) {
 fn reference_answers_on_the_cpu() {
     for threads in [1, 2] {
         let (engine, info) = open(DeviceChoice::Cpu, threads);
-        assert_eq!((info.device, info.executed_layers, info.parameters), ("cpu", 16, 13_769_088));
+        assert_eq!((info.device, info.executed_layers, info.parameters), (DeviceKind::Cpu, 16, 13_769_088));
         reference_answers(engine, 20, 2e-3);
     }
 }
