@@ -70,7 +70,9 @@ export class MobileLLM extends EventTarget {
       const model = (llm = new MobileLLM(client, info));
       if (persist && info.storage.stored && info.storage.downloadedBytes > 0) void model.#persist();
       // What happened while loading reaches listeners that are added as soon as the model is there.
-      setTimeout(() => early.forEach((event) => model.dispatchEvent(event)));
+      setTimeout(() => {
+        for (const event of early) model.dispatchEvent(event);
+      });
       return model;
     });
   }

@@ -6,8 +6,8 @@ import type { Source } from './types.js';
 import { node } from './platform.js';
 
 /** `org/name`, `org/name/file.gguf` or, as stored models are listed, either with `@revision`. */
-const HUB_ID = /^([A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*(?:(?:\/[\w.-]+)+\.gguf)?)(?:@([\w.\/-]+))?$/;
-const GGUF = /[^\/]\.gguf$/;
+const HUB_ID = /^([A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*(?:(?:\/[\w.-]+)+\.gguf)?)(?:@([\w./-]+))?$/;
+const GGUF = /[^/]\.gguf$/;
 
 /** @throws MobileLLMError whatever the source is, and whatever reading it throws. */
 export async function resolveSource(source: Source): Promise<ResolvedSource> {

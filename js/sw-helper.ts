@@ -23,6 +23,7 @@ interface ShellScope {
   readonly registration: { readonly scope: string; readonly waiting: object | null; readonly active: ServiceWorker | null };
   readonly clients: { matchAll(options?: { type: 'window' }): Promise<readonly unknown[]>; claim(): Promise<void> };
   skipWaiting(): Promise<void>;
+  // biome-ignore lint/suspicious/noExplicitAny: the type of the event depends on its name
   addEventListener(type: string, listener: (event: any) => void): void;
 }
 interface Extendable { waitUntil(promise: Promise<unknown>): void }

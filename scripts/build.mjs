@@ -89,7 +89,7 @@ for (const path of Object.keys(TIERS).flatMap((tier) => filesUnder(at('pkg/wasm'
 }
 
 // The page: third-party modules, then the list of all that it needs offline.
-await import('./vendor.mjs');
+await (await import('./vendor.mjs')).vendor();
 await writeShell(at('www'), at('pkg'));
 
 console.log('size            raw   gzip brotli (KB)');

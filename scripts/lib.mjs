@@ -8,6 +8,9 @@ import { fileURLToPath } from 'node:url';
 export const root = fileURLToPath(new URL('..', import.meta.url));
 export const target = process.env.CARGO_TARGET_DIR ?? join(root, 'target');
 
+/** What all code for wasm is compiled with; the same everywhere, so that dependencies are compiled once. */
+export const WASM_FLAGS = '-C target-feature=+simd128';
+
 /** Folder in pkg/wasm -> what the crate itself may use besides what its dependencies are built with. */
 export const TIERS = { simd128: '', relaxed: '+relaxed-simd' };
 

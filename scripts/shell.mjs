@@ -13,7 +13,7 @@ export function writeShell(www, pkg) {
     .map(([name, path]) => [name, createHash('sha256').update(readFileSync(path)).digest('hex')]);
   const files = Object.fromEntries([
     // The worker and its list are the browser's to keep, weights the library's.
-    ...hashes(www, '', (name) => !/^(sw|shell)\.js$|\.LICENSE$|^\./.test(name) && (!name.startsWith('models/') || name.endsWith('/tools.json'))),
+    ...hashes(www, '', (name) => !/^(sw|shell)\.js$|\.LICENSE$|\.d\.ts$|^\./.test(name) && (!name.startsWith('models/') || name.endsWith('/tools.json'))),
     // Copies for bundlers are nothing to this page.
     ...hashes(pkg, 'pkg/', (name) => /\.(js|wasm)$/.test(name) && !name.startsWith('pkg/embedded/')),
   ]);

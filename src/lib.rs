@@ -33,6 +33,9 @@
 //! layer has its own keys and values, also where a stored block runs twice; nothing unverified is stored; outside input never
 //! panics.
 
+// Outside input never panics. Tests may.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 pub mod backend;
 pub mod bytes;
 pub mod config;

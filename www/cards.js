@@ -14,7 +14,9 @@ export const titleOf = (/** @type {string} */ name) => name.replaceAll('_', ' ')
 
 /** Repaints once a second what shows running time. @type {Set<() => boolean>} */
 const ticking = new Set();
-setInterval(() => ticking.forEach((paint) => paint() || ticking.delete(paint)), 1000);
+setInterval(() => {
+  for (const paint of ticking) if (!paint()) ticking.delete(paint);
+}, 1000);
 /** @param {Node} node @param {() => void} paint */
 export function everySecond(node, paint) {
   paint();

@@ -174,7 +174,7 @@ export function modelsPanel(models, store) {
     i.features.length && ['Features', i.features.join(', ')],
     ['Loaded in', `${Math.round(i.timings.loadMs).toLocaleString('en')} ms, of it ${Math.round(i.timings.initMs).toLocaleString('en')} ms to prepare the device`],
     i.license && ['Licence', i.license],
-  ].filter((f) => f && f[1]));
+  ].filter((f) => f?.[1]));
 
   // Device and weights
   for (const input of dialog.querySelectorAll('[name=device], [name=dtype]')) {

@@ -9,7 +9,7 @@ import { openDB } from './vendor/idb.js';
 export async function openStore() {
   try {
     const db = await openDB('mobilellm-page', 1, {
-      upgrade(/** @type {IDBDatabase} */ db) {
+      upgrade(db) {
         db.createObjectStore('values');
         db.createObjectStore('things', { keyPath: 'id' });
       },

@@ -9,4 +9,4 @@ const relaxed = WebAssembly.validate(new Uint8Array([
 const unused = `pkg/wasm/${relaxed ? 'simd128' : 'relaxed'}/`;
 const files = Object.fromEntries(Object.entries(shell.files).filter(([name]) => !name.startsWith(unused)));
 
-installShell(self, { ...shell, files });
+installShell(/** @type {any} */ (self), { ...shell, files });

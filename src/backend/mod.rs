@@ -84,7 +84,7 @@ pub enum Activation {
 }
 
 /// Computes the verbs for one model. Weights are f16 or an 8-bit form of the same f16 download, as the backend was opened.
-#[allow(async_fn_in_trait)] // single-threaded on the web: no Send bound is wanted
+#[allow(async_fn_in_trait, reason = "single-threaded on the web: no Send bound is wanted")]
 pub trait Backend {
     /// Weights of one [`Role`], filled by `write_rows`.
     type Matrix;
@@ -123,7 +123,7 @@ pub trait Backend {
         Ok(())
     }
 
-    /// Starts a pass: x = table[ids]; row r is position `start + r`.
+    /// Starts a pass: x = `table[ids]`; row r is position `start + r`.
     fn embed(&mut self, table: &Self::Matrix, input: Input, start: usize) -> Result<()>;
 
     /// q, k, v = W . RMSNorm(x); RoPE (half-split rotation) on q and k; k and v into `cache` at executed layer `layer`.

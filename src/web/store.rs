@@ -175,10 +175,10 @@ impl Store for IdbStore {
     type Lock = WebLock;
 
     async fn piece(&self, key: &str, hashed: bool) -> Result<Option<Stored<JsBytes>>> {
-        if let Some(reader) = &self.reader {
-            if let Ok(found) = JsFuture::from(reader.read(DATABASE, PIECES, key, block(hashed))).await {
-                return Ok(if found.is_null() { None } else { stored(&found.unchecked_into(), hashed) });
-            }
+        if let Some(reader) = &self.reader
+            && let Ok(found) = JsFuture::from(reader.read(DATABASE, PIECES, key, block(hashed))).await
+        {
+            return Ok(if found.is_null() { None } else { stored(&found.unchecked_into(), hashed) });
         }
         let found = self.read_one(PIECES, key).await?;
         if found.is_undefined() {

@@ -84,7 +84,7 @@ fn parse_next(value: &str) -> Option<String> {
 }
 
 /// Sends one request. Errors are what the transport says: no connection, CORS, a broken stream.
-#[allow(async_fn_in_trait)]
+#[allow(async_fn_in_trait, reason = "single-threaded on the web: no Send bound is wanted")]
 pub trait Http {
     type Bytes: Buffer;
     type Body: Body<Bytes = Self::Bytes>;
@@ -93,7 +93,7 @@ pub trait Http {
     async fn send(&self, request: &Request) -> std::result::Result<(Head, Self::Body), String>;
 }
 
-#[allow(async_fn_in_trait)]
+#[allow(async_fn_in_trait, reason = "single-threaded on the web: no Send bound is wanted")]
 pub trait Body {
     type Bytes: Buffer;
 
@@ -372,7 +372,7 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> HttpSource<N, H> {
 
     /// One attempt to fill `out` from `got` on with bytes `range` of the file. `version` is what the file must be; it is
     /// set by the first answer if it is not known.
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments, reason = "the state of one download, borrowed apart")]
     async fn fill(
         &self,
         base: usize,

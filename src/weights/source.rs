@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 /// Clock, randomness and hashing of the platform.
-#[allow(async_fn_in_trait)]
+#[allow(async_fn_in_trait, reason = "single-threaded on the web: no Send bound is wanted")]
 pub trait Host {
     type Bytes: Buffer;
 
@@ -31,7 +31,7 @@ pub trait Host {
 }
 
 /// A folder of files, wherever it is.
-#[allow(async_fn_in_trait)]
+#[allow(async_fn_in_trait, reason = "single-threaded on the web: no Send bound is wanted")]
 pub trait Source {
     type Bytes: Buffer;
 
@@ -101,7 +101,7 @@ pub struct Stored<B> {
 }
 
 /// Keeps pieces and records of models. What a method writes it writes in one transaction: wholly or not at all.
-#[allow(async_fn_in_trait)]
+#[allow(async_fn_in_trait, reason = "single-threaded on the web: no Send bound is wanted")]
 pub trait Store {
     type Bytes: Buffer;
     /// Released when dropped.

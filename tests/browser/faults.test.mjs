@@ -70,7 +70,7 @@ after(async () => {
 function publish(name, options) {
   const files = checkpoint(options);
   host.put(`${name}/`, files);
-  const shards = new Map([...files].filter(([file]) => isShard(file)).map(([file, bytes]) => [sha256(bytes), bytes.length]));
+  const shards = new Map([...files].filter(([file]) => isShard(file)).map(([, bytes]) => [sha256(bytes), bytes.length]));
   return { source: `/host/${name}/`, files, shards, bytes: [...shards.values()].reduce((a, b) => a + b) };
 }
 const shardBytes = (name) => host.sent(`${name}/`, isShard);
@@ -335,7 +335,7 @@ test('progress: each phase in order, at most twenty events in any second', async
   host.pace = (path) => new Promise((done) => setTimeout(done, path.startsWith('phases/') ? 150 : 0));
   const timed = await page.evaluate(async (source) => {
     const times = [];
-    const { progress } = await visit(source, { onProgress: ({ phase, loadedBytes, totalBytes }) => times.push({ at: performance.now(), phase, loadedBytes, totalBytes }) });
+    await visit(source, { onProgress: ({ phase, loadedBytes, totalBytes }) => times.push({ at: performance.now(), phase, loadedBytes, totalBytes }) });
     return times;
   }, model.source);
   host.pace = async () => {};

@@ -14,13 +14,13 @@ test('npm pack holds the package and nothing else', () => {
   const [{ files }] = Object.values(JSON.parse(stdout));
   const paths = files.map(({ path }) => path);
   for (const path of [
-    'package.json', 'README.md', 'pkg/index.js', 'pkg/index.d.ts', 'pkg/wasm/simd128/worker.js', 'pkg/wasm/relaxed/worker.js',
+    'package.json', 'README.md', 'LICENSE-MIT', 'LICENSE-APACHE', 'CHANGELOG.md', 'pkg/index.js', 'pkg/index.d.ts', 'pkg/wasm/simd128/worker.js', 'pkg/wasm/relaxed/worker.js',
     'pkg/wasm/simd128/mobilellm_web_bg.wasm', 'pkg/wasm/relaxed/mobilellm_web_bg.wasm', 'pkg/wasm/witness.js', 'pkg/index.cjs', 'pkg/index.d.cts',
     'pkg/embedded/simd128/worker.js', 'pkg/embedded/simd128/mobilellm_web_bg.wasm.js',
   ]) {
     assert.ok(paths.includes(path), `${path} is missing`);
   }
-  const strange = paths.filter((path) => !/^(package\.json|README\.md|LICENSE[\w.-]*|pkg\/.+\.(c?js|c?js\.map|d\.c?ts|wasm|md))$/.test(path));
+  const strange = paths.filter((path) => !/^(package\.json|(README|CHANGELOG)\.md|LICENSE[\w.-]*|pkg\/.+\.(c?js|c?js\.map|d\.c?ts|wasm|md))$/.test(path));
   assert.deepEqual(strange, []);
 });
 

@@ -10,5 +10,5 @@ for (const [expression, value] of [
 for (const [expression, error] of [
   ['1/0', /division by zero/], ['1/(2-2)', /division by zero/], ['sqrt(-1)', /negative/], ['9^9^9', /too large/], ['', /incomplete/], ['1+', /incomplete/],
   ['(1+2', /missing \)/], ['1 2', /unexpected 2/], ['alert(1)', /unexpected a/], ['2**3', /unexpected \*/], ['()', /unexpected \)/],
-  ['1+'.repeat(400) + '1', /too long/],
+  [`${'1+'.repeat(400)}1`, /too long/],
 ]) test(`refuses ${expression.slice(0, 12) || 'nothing'}`, () => assert.throws(() => calculate(expression), error));

@@ -49,6 +49,7 @@ export function resolveDay(day, now) {
     case 'weekend': {
       const end = plus(monday, 7);
       const saturday = plus(monday, 5);
+      // biome-ignore lint/complexity/useMathMinMax: these are Dates
       return { start: saturday < today ? today : saturday, end };
     }
     case 'this week': return { start: today, end: plus(monday, 7) };

@@ -8,7 +8,7 @@
 //! with small kernels between. Activations and keys are f32, weights and values f16: with keys in f16 too, logits of the
 //! golden models are off by up to 1.6e-2, with f32 keys by 8e-3. Weights may also be held in 8 bits
 //! ([`q8`]): the same kernels read them through another piece of shader. Kernels are bound to their buffers
-//! once ([`Launch`]) and only launched afterwards; what changes from step to step lies in one small uniform.
+//! once (`Launch`) and only launched afterwards; what changes from step to step lies in one small uniform.
 
 mod activations;
 #[cfg(target_arch = "wasm32")]

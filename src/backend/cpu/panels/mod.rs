@@ -1,7 +1,7 @@
 //! A matrix in the layout in which it is read, and its products.
 //!
 //! Rows lie in panels of [`ROWS`], padded with zero rows; lanes are rows. A word holds neighbouring columns of one row, a
-//! block one word of each of the 16 rows: see [`f16`] and [`q8`].
+//! block one word of each of the 16 rows: see [`mod@f16`] and [`q8`].
 //!
 //! ```text
 //! one row of x:    four panels from the quarters of the matrix are read side by side, since prefetchers fetch several streams
