@@ -6,7 +6,7 @@
  * page on `file://`, a frame without an origin), the same bytes come from a module with the file in it.
  */
 import { engineUnavailable, invalidOption, type MobileLLMError } from './errors.js';
-import { node } from './platform.js';
+import { base, node } from './platform.js';
 import type { AssetOptions } from './types.js';
 import { witness } from './wasm/witness.js';
 
@@ -19,10 +19,17 @@ export interface Assets {
   engine: string | Blob;
 }
 
+/** Where a worker starts. */
+export interface Script {
+  url: string;
+  /** A frame without an origin can start a Blob only as `classic`. */
+  type: WorkerType;
+}
+
 /** A worker's script with what it needs. */
 export interface Kit {
-  /** For the worker and for the workers that it starts: each is a module worker of this address. */
-  script: string;
+  /** For the worker and for the workers that it starts. */
+  script: Script;
   assets: Assets;
   /** Where the script comes from, for messages. */
   from: string;
@@ -73,10 +80,6 @@ function placed(): boolean {
   return FILES.relaxed.worker.url().href === witness().href;
 }
 
-/** What relative addresses are relative to. */
-const base = (): string =>
-  node ? node.url.pathToFileURL('./').href : typeof document === 'object' ? document.baseURI : location.href;
-
 /** Where the file is; null where nobody put it anywhere. */
 function located({ url }: FileOf): string | null {
   try {
@@ -122,28 +125,30 @@ function sameOrigin(address: string): boolean {
   return origin === 'null' ? protocol === location.protocol && host === location.host : origin === self.origin;
 }
 
-function scriptAt(address: string): { script: string; from: string; release(): void } {
-  if (node || sameOrigin(address)) return { script: address, from: address, release: () => {} };
-  return { ...scriptOf(new Blob([`import ${JSON.stringify(address)};`], { type: SCRIPT })), from: address };
+type Start = Omit<Kit, 'assets'>;
+
+function scriptAt(url: string): Start {
+  if (node || sameOrigin(url)) return { script: { url, type: 'module' }, from: url, release: () => {} };
+  return { ...scriptOf(new Blob([`import ${JSON.stringify(url)};`], { type: SCRIPT }), 'module'), from: url };
 }
 
-function scriptOf(blob: Blob): { script: string; from: string; release(): void } {
-  const script = URL.createObjectURL(blob);
-  return { script, from: 'a copy in the bundle', release: () => URL.revokeObjectURL(script) };
+function scriptOf(blob: Blob, type: WorkerType): Start {
+  const url = URL.createObjectURL(blob);
+  return { script: { url, type }, from: 'the copy in the bundle', release: () => URL.revokeObjectURL(url) };
 }
 
 /** The ways to have a worker, the best first; the next is for where one could not be started. */
 export async function* kits(tier: Tier, options: AssetOptions): AsyncGenerator<Kit, void> {
   const { worker } = FILES[tier];
-  const address = options.workerUrl !== undefined ? chosen('workerUrl', options.workerUrl, worker.path) : located(worker);
-  if (address !== null) yield { ...scriptAt(address), assets: await assetsOf(tier, options, true) };
+  const url = options.workerUrl !== undefined ? chosen('workerUrl', options.workerUrl, worker.path) : located(worker);
+  if (url !== null) yield { ...scriptAt(url), assets: await assetsOf(tier, options, true) };
   if (options.workerUrl !== undefined) return;
   const script = await embedded(worker, SCRIPT);
   const assets = await assetsOf(tier, options, false);
   // Node starts no worker from a Blob.
   yield node
-    ? { script: `data:${SCRIPT};base64,${btoa(await script.text())}`, from: 'a copy in the bundle', assets, release: () => {} }
-    : { ...scriptOf(script), assets };
+    ? { ...scriptAt(`data:${SCRIPT};base64,${btoa(await script.text())}`), from: 'the copy in the bundle', assets }
+    : { ...scriptOf(script, 'classic'), assets };
 }
 
 /** Why no worker could be started. */

@@ -3,6 +3,7 @@
  * `src/web/store.rs` does by itself where this fails.
  */
 import { openDB, type IDBPDatabase } from 'idb';
+import type { Script } from './assets.js';
 
 export interface PieceRequest {
   id: number;
@@ -33,9 +34,9 @@ export class PieceReader {
   readonly #expected = new Map<string, Promise<FoundPiece | null>>();
 
   /** `script` is this worker's own. */
-  constructor(script: string) {
+  constructor({ url, type }: Script) {
     try {
-      this.#worker = new Worker(script, { type: 'module' });
+      this.#worker = new Worker(url, { type });
     } catch {
       return;
     }

@@ -11,3 +11,7 @@ export const node =
         threads: process.getBuiltinModule('node:worker_threads'),
       }
     : null;
+
+/** What relative addresses are relative to: the page, a worker's script, the process's folder. */
+export const base = (): string =>
+  node ? node.url.pathToFileURL('./').href : typeof document === 'object' ? document.baseURI : location.href;

@@ -1,6 +1,6 @@
 /** The worker itself, a browser's or Node's, by whichever of its {@link kits} can be started. */
 import { relaxedSimd } from 'wasm-feature-detect';
-import { kits, unavailable, type Kit } from './assets.js';
+import { kits, unavailable, type Kit, type Script } from './assets.js';
 import { engineUnavailable, MobileLLMError } from './errors.js';
 import { node } from './platform.js';
 import type { Answer, FromWorker, ToWorker } from './protocol.js';
@@ -103,8 +103,8 @@ export class Port {
 type Receive = (message: FromWorker) => void;
 type Crash = (detail: string, cause?: unknown) => void;
 
-function browserThread(script: string, receive: Receive, crash: Crash): Thread {
-  const worker = new Worker(script, { type: 'module', name: 'mobilellm' });
+function browserThread({ url, type }: Script, receive: Receive, crash: Crash): Thread {
+  const worker = new Worker(url, { type, name: 'mobilellm' });
   worker.onmessage = (event: MessageEvent<FromWorker>) => receive(event.data);
   worker.onmessageerror = () => crash('a message could not be read');
   worker.onerror = (event) => {
@@ -114,9 +114,9 @@ function browserThread(script: string, receive: Receive, crash: Crash): Thread {
   return { post: (message) => worker.postMessage(message), terminate: () => worker.terminate(), hold: () => {} };
 }
 
-function nodeThread(script: string, receive: Receive, crash: Crash): Thread {
+function nodeThread({ url }: Script, receive: Receive, crash: Crash): Thread {
   // The flags that this process was started with are not for the worker.
-  const worker = new node!.threads.Worker(new URL(script), { execArgv: [] });
+  const worker = new node!.threads.Worker(new URL(url), { execArgv: [] });
   worker.on('message', receive);
   worker.on('error', (error) => crash(error.message, error));
   worker.on('exit', (code) => crash(`it exited with code ${code}`));

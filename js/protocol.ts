@@ -1,5 +1,5 @@
 /** Every message between page and worker: types only. What the engine is asked and answers comes from generated.ts. */
-import type { Assets } from './assets.js';
+import type { Assets, Script } from './assets.js';
 import type { WireError } from './errors.js';
 import type { EngineRequest, EstimateRequest, GenerateRequest as EngineGenerate, SourceRequest } from './generated.js';
 import type { Availability, Chunk, Estimate, EventDetail, GenerateResult, Info, LoadProgress, Message, ModelRecord, Score, Tool } from './types.js';
@@ -42,7 +42,7 @@ export type Call = keyof Calls;
 
 export type ToWorker =
   /** The first: where the worker's own script is, and what else it needs. */
-  | { script: string; assets: Assets }
+  | { script: Script; assets: Assets }
   | { [C in Call]: { id: number; call: C; args: Calls[C][0] } }[Call]
   /** End generation `id` early: it returns what it has. */
   | { id: number; stop: true };

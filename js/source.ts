@@ -3,7 +3,7 @@ import { invalidOption, MobileLLMError, said, unreadable } from './errors.js';
 import { show } from './options.js';
 import type { ResolvedSource } from './protocol.js';
 import type { Source } from './types.js';
-import { node } from './platform.js';
+import { base, node } from './platform.js';
 
 /** `org/name`, `org/name/file.gguf` or, as stored models are listed, either with `@revision`. */
 const HUB_ID = /^([A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*(?:(?:\/[\w.-]+)+\.gguf)?)(?:@([\w./-]+))?$/;
@@ -83,9 +83,8 @@ function resolveText(source: string): ResolvedSource {
   if (id) return { kind: 'hub', id, revision: revision ?? null };
   if (URL.canParse(source)) return address(new URL(source));
   if (node) return address(node.url.pathToFileURL(source));
-  const base = globalThis.document?.baseURI ?? globalThis.location?.href;
-  if (!URL.canParse(source, base)) throw invalidOption(`source: ${show(source)} is no address below ${base ?? 'a page'}`);
-  return address(new URL(source, base));
+  if (!URL.canParse(source, base())) throw invalidOption(`source: ${show(source)} is no address below ${base()}`);
+  return address(new URL(source, base()));
 }
 
 /** A folder's address ends with a slash, so that file names resolve within it; a query is kept (signed URLs). */

@@ -2,6 +2,7 @@
  * CPU threads: each is a worker with a wasm instance and weights of its own. What they hand each other lies in one
  * SharedArrayBuffer; they meet by counters in it. See `src/backend/cpu/team.rs`.
  */
+import type { Script } from './assets.js';
 import { node } from './platform.js';
 
 /** Int32 indices of the shared head; the counters lie a cache line apart. */
@@ -140,7 +141,7 @@ export class Team {
    *
    * @throws what kept a worker from starting; those that did start are ended.
    */
-  async start(script: string, module: WebAssembly.Module, count: number, words: number, config: string, precision: string): Promise<Exchange> {
+  async start(script: Script, module: WebAssembly.Module, count: number, words: number, config: string, precision: string): Promise<Exchange> {
     const shared = new SharedArrayBuffer(Exchange.bytes(count, words));
     const exchange = new Exchange(shared, 0, count, words);
     try {
@@ -160,7 +161,7 @@ export class Team {
   }
 
   /** `lost` hears of a thread that ends after it started: the next meeting fails. */
-  #spawn(script: string, follow: FollowRequest, lost: (why: string) => void): Promise<void> {
+  #spawn({ url, type }: Script, follow: FollowRequest, lost: (why: string) => void): Promise<void> {
     return new Promise((resolve, reject) => {
       const ended = (why: string) => {
         reject(new Error(why));
@@ -169,11 +170,11 @@ export class Team {
       const heard = (message: { following?: true; failed?: string }) =>
         message.following ? resolve() : reject(new Error(message.failed ?? 'unexpected answer of a CPU thread'));
       if (node) {
-        const worker = new node.threads.Worker(new URL(script), { execArgv: [] });
+        const worker = new node.threads.Worker(new URL(url), { execArgv: [] });
         worker.on('message', heard).on('error', (error) => ended(error.message)).on('exit', () => ended('a CPU thread ended'));
         this.#threads.push({ post: (m) => worker.postMessage(m), terminate: () => void worker.terminate() });
       } else {
-        const worker = new Worker(script, { type: 'module' });
+        const worker = new Worker(url, { type });
         worker.onmessage = ({ data }) => heard(data);
         worker.onerror = (event) => {
           // The team goes on without it; unhandled it would end the engine's worker.

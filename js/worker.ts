@@ -1,7 +1,7 @@
 /** The worker: owns the engine and answers one call after the other. Between two tokens it lets messages in, so that a stop acts within one. */
 import init, * as wasm from 'wasm-glue';
 import { installFileFetch } from './file-fetch.js';
-import type { Assets } from './assets.js';
+import type { Assets, Script } from './assets.js';
 import { engineUnavailable, invalidOption, toWire, webGpuUnavailable } from './errors.js';
 import { node } from './platform.js';
 import { plainLength, splitToolCalls } from './toolcalls.js';
@@ -48,7 +48,7 @@ function chooseDevice({ device }: LoadRequest): { device: LoadRequest['device'];
     ? 'there is no navigator.gpu here'
     // wgpu looks for the GPU in a page or a worker of the web, and takes it for granted that this is one.
     : !('Window' in globalThis || 'WorkerGlobalScope' in globalThis)
-      ? 'this is no worker of a browser'
+      ? 'that of this runtime can be used in a browser only'
       : null;
   if (missing === null) return { device };
   const reason = `WebGPU is not available: ${missing}`;
@@ -95,8 +95,8 @@ function modelName({ source }: LoadRequest): string {
   return decoded(parts.at(-1) ?? new URL(source.url).host);
 }
 
-/** Of the first message: the address of this worker's script, and what it needs. */
-let script: string;
+/** Of the first message: this worker's script, and what it needs. */
+let script: Script;
 let assets: Assets;
 
 async function compile(asset: string | Blob): Promise<WebAssembly.Module> {

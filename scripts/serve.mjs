@@ -24,7 +24,7 @@ export function serve(mounts, { port = 0, host = '127.0.0.1', headers = ISOLATIO
   const server = createServer((request, response) => {
     if (intercept(request, response)) return;
     const { prefix, handle } = handlers.find(({ prefix }) => request.url.startsWith(prefix)) ?? {};
-    const missing = () => response.writeHead(404, { 'Content-Type': 'text/plain' }).end('not found');
+    const missing = () => response.writeHead(404, { ...headers, 'Content-Type': 'text/plain' }).end('not found');
     if (!handle) return missing();
     request.url = request.url.slice(prefix.length - 1);
     handle(request, response, missing);

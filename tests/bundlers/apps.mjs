@@ -33,8 +33,10 @@ const packed = (packages, program) => ({
 });
 
 /**
- * By name. `packages`: what is installed beside this package; `files`: of the app; `build`: a command, `out`: the folder that it makes;
- * `dev`: the command of the development server, PORT in it replaced; `page`: its path, where not `/`.
+ * By name. `packages`: what is installed beside this package, with a newer Node where it wants one; `files`: of the
+ * app; `build`: a command, `out`: the folder that it makes;
+ * `start` instead: the command of the app's own server; `dev`: the command of the development server, PORT in it replaced; `warm`: it finds
+ * out at the first visit what it has to prepare, and loads the page again.
  */
 export const APPS = {
   'Vite 8': vite('8'),
@@ -78,9 +80,8 @@ export const APPS = {
   'Next.js, Turbopack': next([]),
   'Next.js, webpack': next(['--webpack']),
   SvelteKit: {
-    packages: { '@sveltejs/kit': '3', '@sveltejs/vite-plugin-svelte': '7', '@sveltejs/adapter-node': '6', svelte: '5', vite: '8' },
+    packages: { '@sveltejs/kit': '3', '@sveltejs/vite-plugin-svelte': '7', '@sveltejs/adapter-node': '6', svelte: '5', vite: '8', node: '22' },
     files: {
-      'svelte.config.js': "import adapter from '@sveltejs/adapter-node';\nexport default { kit: { adapter: adapter() } };\n",
       'vite.config.js': "import { sveltekit } from '@sveltejs/kit/vite';\nimport adapter from '@sveltejs/adapter-node';\nexport default { plugins: [sveltekit({ adapter: adapter() })] };\n",
       'src/app.html': page('%sveltekit.head%').replace('<body>', '<body><div>%sveltekit.body%</div>'),
       // Imported on the server too, where nothing is loaded.
@@ -91,7 +92,7 @@ export const APPS = {
     dev: ['vite', 'dev', '--port', 'PORT', '--strictPort'],
   },
   Astro: {
-    packages: { astro: '7' },
+    packages: { astro: '7', node: '22' },
     files: {
       'src/pages/index.astro': `---\nimport { MobileLLM } from 'mobilellm-web';\nconst kind = typeof MobileLLM;\n---\n${page('').replace('<body>', `<body><p>{kind}</p><script>\n${APP}</script>`)}`,
     },
@@ -106,7 +107,51 @@ export const APPS = {
     },
     build: ['nuxt', 'build'],
     start: ['node', '.output/server/index.mjs'],
+    warm: true,
     dev: ['nuxt', 'dev', '--port', 'PORT', '--host', '127.0.0.1'],
+  },
+};
+
+/** The same without a browser: `runs` are commands by what they try. */
+const ANSWER = `
+  const llm = await MobileLLM.load('../models/tiny', { threads: 2 });
+  const { tokenIds } = await llm.generate('set an alarm', { maxTokens: 4, ignoreEos: true }).result;
+  const { threads, features } = llm.info;
+  await llm.close();
+`;
+const TEST = `
+test('an answer', async () => {${ANSWER}  expect([tokenIds.length, threads, features.length]).toEqual([4, 2, 1]);
+});
+test('an error', async () => {
+  await expect(MobileLLM.load('nowhere')).rejects.toBeInstanceOf(MobileLLMError);
+});
+`;
+const PROGRAMS = {
+  'import.mjs': `import { MobileLLM } from 'mobilellm-web';\n${ANSWER}  console.log(JSON.stringify({ tokenIds, threads, features }));\n`,
+  'require.cjs': `const { MobileLLM } = require('mobilellm-web');\n(async () => {${ANSWER}  console.log(JSON.stringify({ tokenIds, threads, features }));\n})();\n`,
+};
+const runtime = (packages, ...command) => ({
+  packages, files: PROGRAMS, runs: { import: [...command, 'import.mjs'], 'require()': [...command, 'require.cjs'] },
+});
+
+export const RUNTIMES = {
+  [`Node ${process.versions.node.split('.')[0]}`]: runtime({}, 'node'),
+  'Node 22': runtime({ node: '22' }, 'node'),
+  'Node 24': runtime({ node: '24' }, 'node'),
+  Bun: runtime({ bun: '1' }, 'bun'),
+  Deno: runtime({ deno: '2' }, 'deno', 'run', '--allow-all'),
+  Vitest: {
+    packages: { vitest: '4' },
+    files: { 'app.test.js': `import { expect, test } from 'vitest';\nimport { MobileLLM, MobileLLMError } from 'mobilellm-web';\n${TEST}` },
+    runs: { import: ['vitest', 'run'] },
+  },
+  Jest: {
+    packages: { jest: '30', 'jest-environment-jsdom': '30' },
+    files: {
+      'app.test.cjs': `const { MobileLLM, MobileLLMError } = require('mobilellm-web');\n${TEST}`,
+      'jest.config.json': '{ "testMatch": ["**/*.test.cjs"] }',
+    },
+    runs: { 'require()': ['jest'], 'require() under jsdom': ['jest', '--env', 'jsdom'] },
   },
 };
 

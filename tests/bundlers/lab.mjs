@@ -2,8 +2,8 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { createServer, request as ask } from 'node:http';
 import { connect } from 'node:net';
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { delimiter, dirname, join } from 'node:path';
 import sirv from 'sirv';
 import { filesUnder, root, target } from '../../scripts/lib.mjs';
 import { ISOLATION } from '../../scripts/serve.mjs';
@@ -12,20 +12,17 @@ import { checkpoint } from '../lib/checkpoint.mjs';
 /** The apps and what they install stay there: the next run takes seconds. */
 const lab = join(target, 'bundlers');
 const models = join(lab, 'models');
-/** Of those that keep what they made of the package. */
-const CACHES = [
-  'dist', 'build', '.next', '.nuxt', '.output', '.svelte-kit', '.astro', '.parcel-cache', 'serve', 'node_modules/.vite', 'node_modules/.cache', 'node_modules/.astro',
-  'node_modules/mobilellm-web', 'node_modules/.package-lock.json',
-];
+/** In node_modules: what bundlers keep of a package, and the package of an earlier run. */
+const STALE = ['.vite', '.cache', '.astro', 'mobilellm-web', '.package-lock.json'];
 
 function command(program, args, cwd) {
-  const { status, stdout, stderr, error } = spawnSync(program, args, { cwd, encoding: 'utf8', env: environment(), timeout: 600_000 });
+  const { status, stdout, stderr, error } = spawnSync(program, args, { cwd, encoding: 'utf8', env: environment(cwd), timeout: 600_000 });
   if (status !== 0) throw new Error(`${program} ${args.join(' ')} failed: ${error?.message ?? ''}\n${(stdout + stderr).slice(-3000)}`);
   return stdout;
 }
 
-const environment = () => ({
-  ...process.env, CI: '1', NO_COLOR: '1', NEXT_TELEMETRY_DISABLED: '1', ASTRO_TELEMETRY_DISABLED: '1', NUXT_TELEMETRY_DISABLED: '1', NODE_ENV: undefined,
+const environment = (folder) => ({
+  ...process.env, PATH: [join(folder, 'node_modules/.bin'), process.env.PATH].join(delimiter), CI: '1', NO_COLOR: '1', NEXT_TELEMETRY_DISABLED: '1', ASTRO_TELEMETRY_DISABLED: '1', NUXT_TELEMETRY_DISABLED: '1', NODE_ENV: undefined, FORCE_COLOR: undefined,
 });
 
 /** Packs the package as it is published, and makes the small model that the apps load. @returns {string} the tarball */
@@ -40,8 +37,9 @@ export function prepare() {
 /** Makes the app's folder anew around what is installed there. @returns {{ folder: string, versions: Record<string, string> }} */
 export function install(name, { packages, files }, tarball) {
   const folder = join(lab, name.replace(/[^\w.]+/g, '-').toLowerCase());
-  for (const path of CACHES) rmSync(join(folder, path), { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
+  const stale = [...readdirSync(folder).filter((entry) => entry !== 'node_modules'), ...STALE.map((entry) => join('node_modules', entry))];
+  for (const path of stale) rmSync(join(folder, path), { recursive: true, force: true });
   writeFileSync(join(folder, 'package.json'), JSON.stringify({
     name: 'app', private: true, type: 'module', dependencies: { ...packages, 'mobilellm-web': `file:${tarball}` },
   }));
@@ -103,10 +101,9 @@ async function front({ folder, port }) {
 /** A server of the app's own, in a process group of its own. */
 async function start(folder, [program, ...args]) {
   const port = await freePort();
-  const bin = program === 'node' ? process.execPath : join(folder, 'node_modules/.bin', program);
-  const server = spawn(bin, args.map((arg) => arg.replace('PORT', port)), {
+  const server = spawn(program, args.map((arg) => arg.replace('PORT', port)), {
     // Some end with their input.
-    cwd: folder, env: { ...environment(), PORT: String(port), HOST: '127.0.0.1' }, detached: true, stdio: ['pipe', 'pipe', 'pipe'],
+    cwd: folder, env: { ...environment(folder), PORT: String(port), HOST: '127.0.0.1' }, detached: true, stdio: ['pipe', 'pipe', 'pipe'],
   });
   let said = '';
   server.stdout.on('data', (text) => { said += text; });
@@ -128,12 +125,20 @@ async function start(folder, [program, ...args]) {
   throw new Error(`${program} ${args.join(' ')} does not serve:\n${said.slice(-3000)}`);
 }
 
+/** Lets a development server find what it has to prepare, on which it loads its page again. */
+async function settle(page, url) {
+  await page.goto(url);
+  await page.waitForLoadState('networkidle', { timeout: 60_000 });
+  await page.close();
+}
+
 /** Opens the page twice, so that the second load reads what the first one stored. @returns what does not hold */
-async function look(browser, url) {
+async function look(browser, url, { warm = false } = {}) {
   const context = await browser.newContext();
   const problems = [];
   let outcome;
   try {
+    if (warm) await settle(await context.newPage(), url);
     for (const visit of ['first', 'second']) {
       const page = await context.newPage();
       page.on('console', (message) => {
@@ -147,9 +152,7 @@ async function look(browser, url) {
         problems.push(`${visit} visit: ${outcome.failed}`);
         break;
       }
-      if (outcome.tokenIds.length !== 4) problems.push(`${visit} visit: ${outcome.tokenIds.length} tokens`);
-      if (outcome.threads !== 2) problems.push(`${visit} visit: ${outcome.threads} threads, not 2`);
-      if (!outcome.features.includes('relaxed-simd')) problems.push(`${visit} visit: ${outcome.features}, not relaxed SIMD`);
+      problems.push(...verdict(outcome, ['relaxed-simd']).map((problem) => `${visit} visit: ${problem}`));
       await page.close();
     }
   } catch (error) {
@@ -160,6 +163,13 @@ async function look(browser, url) {
   return problems;
 }
 
+/** What is wrong with an app's answer: of four tokens, by two threads. */
+const verdict = ({ tokenIds, threads, features }, wanted = []) => [
+  ...(tokenIds.length === 4 ? [] : [`${tokenIds.length} tokens, not 4`]),
+  ...(threads === 2 ? [] : [`${threads} threads, not 2`]),
+  ...wanted.filter((feature) => !features.includes(feature)).map((feature) => `${features}, not ${feature}`),
+];
+
 /** Paths of this machine in what was built for a browser. */
 const leaks = (folder) => filesUnder(folder)
   .filter((path) => /\.(m?js|html)$/.test(path) && readFileSync(path, 'utf8').includes(`file://${lab}`))
@@ -168,8 +178,7 @@ const leaks = (folder) => filesUnder(folder)
 /** @returns {Promise<string[]>} what does not hold of the built app */
 export async function tryBuild(browser, folder, { build, out, start: started, public: shown = out }) {
   const [program, ...args] = build;
-  // The page that is not made by the bundler stays.
-  command(join(folder, 'node_modules/.bin', program), args, folder);
+  command(program, args, folder);
   const own = started && (await start(folder, started));
   const served = await front(started ? { port: own.port } : { folder: join(folder, out) });
   try {
@@ -181,13 +190,23 @@ export async function tryBuild(browser, folder, { build, out, start: started, pu
 }
 
 /** @returns {Promise<string[]>} what does not hold under the development server */
-export async function tryDev(browser, folder, { dev }) {
+export async function tryDev(browser, folder, { dev, warm }) {
   const own = await start(folder, dev);
   const served = await front({ port: own.port });
   try {
-    return await look(browser, served.url);
+    return await look(browser, served.url, { warm });
   } finally {
     served.end();
     own.end();
+  }
+}
+
+/** @returns {string[]} what does not hold of a program that prints its outcome as the last line, or is a runner of tests */
+export function tryRun(folder, [program, ...args]) {
+  try {
+    const last = command(program, args, folder).trim().split('\n').at(-1);
+    return last.startsWith('{') ? verdict(JSON.parse(last)) : [];
+  } catch (error) {
+    return [error.message];
   }
 }
