@@ -61,7 +61,8 @@ await Promise.all([
   ...ENTRIES.map((name) =>
     bundle(`${name}.ts`, `${name}.cjs`, {
       external: APART.slice(1), format: 'cjs', platform: 'node', define: { 'import.meta.url': 'moduleUrl' },
-      banner: { js: "const moduleUrl = require('node:url').pathToFileURL(__filename).href;" },
+      // Undefined in a browser, where a bundler that takes this form has put the files nowhere.
+      banner: { js: "const moduleUrl = globalThis.process?.getBuiltinModule?.('node:url').pathToFileURL(__filename).href;" },
     }),
   ),
   // A script: a module worker of it runs wherever its bytes come from.

@@ -183,6 +183,15 @@ describe("the package's files", () => {
     unavailable(await open(page(''), { prepare }), /worker\.js/);
   });
 
+  test('a thread that cannot start is done without, and the page hears of no error', async () => {
+    const boom = ";{const go = onmessage; onmessage = (e) => { if (e.data.follow) throw new Error('boom'); go(e); };}";
+    const prepare = (page) => page.route('**/worker.js', async (route) => {
+      const response = await route.fetch();
+      await route.fulfill({ response, body: (await response.text()) + boom });
+    });
+    holds(await open(page(''), { prepare }), ALONE);
+  });
+
   test('a CSP that allows workers of the origin alone is enough', async () => {
     const { server, url } = await serve({ '/': folder, '/pkg/': join(root, 'pkg') }, {
       headers: { ...ISOLATION, 'Content-Security-Policy': "default-src 'self'; script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval'; img-src data:" },

@@ -77,6 +77,18 @@ export const APPS = {
     build: ['esbuild', 'app.js', '--bundle', '--minify', '--outfile=dist/app.js'],
     out: 'dist',
   },
+  "Bun's bundler": {
+    packages: { bun: '1' },
+    files: { 'app.js': APP, 'dist/index.html': bundled },
+    build: ['bun', 'build', 'app.js', '--outdir', 'dist', '--splitting', '--minify'],
+    out: 'dist',
+  },
+  Rolldown: {
+    packages: { rolldown: '1' },
+    files: { 'app.js': APP, 'dist/index.html': bundled },
+    build: ['rolldown', 'app.js', '--dir', 'dist', '--format', 'es'],
+    out: 'dist',
+  },
   'Next.js, Turbopack': next([]),
   'Next.js, webpack': next(['--webpack']),
   SvelteKit: {
