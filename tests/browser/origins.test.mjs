@@ -1,7 +1,7 @@
 // Pages that are not served as a page usually is: the package on another origin, an extension, a file, a frame without an origin,
 // workers of other kinds; and files of the package that are not where they should be.
 import assert from 'node:assert/strict';
-import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -185,11 +185,9 @@ describe("the package's files", () => {
 
   test('a thread that cannot start is done without, and the page hears of no error', async () => {
     const boom = ";{const go = onmessage; onmessage = (e) => { if (e.data.follow) throw new Error('boom'); go(e); };}";
-    const prepare = (page) => page.route('**/worker.js', async (route) => {
-      const response = await route.fetch();
-      await route.fulfill({ response, body: (await response.text()) + boom });
-    });
-    holds(await open(page(''), { prepare }), ALONE);
+    cpSync(join(root, 'pkg/wasm'), join(folder, 'boom'), { recursive: true });
+    appendFileSync(join(folder, 'boom/relaxed/worker.js'), boom);
+    holds(await open(page(`workerUrl: '/boom/'`)), ALONE);
   });
 
   test('a CSP that allows workers of the origin alone is enough', async () => {
