@@ -66,7 +66,7 @@ ${lines(['Bundler or framework', 'Versions', 'Build', 'Development'], bundlers)}
 
 ${lines(['Runtime', 'Versions', 'Result'], runtimes)}`;
   const path = join(root, 'docs/bundlers.md');
-  const between = /(<!-- matrix -->\n)[^]*(\n<!-- \/matrix -->)/;
+  const between = /(<!-- matrix -->\n)[\s\S]*?(\n<!-- \/matrix -->)/;
   writeFileSync(path, readFileSync(path, 'utf8').replace(between, (_, before, after) => before + text + after));
 }
 process.exit(failed ? 1 : 0);

@@ -1,17 +1,23 @@
 // What is published: complete, nothing else, and typed for whoever imports it.
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { publint } from 'publint';
+import { formatMessage } from 'publint/utils';
 import { root } from '../../scripts/lib.mjs';
 
-test('npm pack holds the package and nothing else', () => {
-  const { status, stdout, stderr } = spawnSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: root, encoding: 'utf8' });
+function npm(...args) {
+  const { status, stdout, stderr } = spawnSync('npm', args, { cwd: root, encoding: 'utf8' });
   assert.equal(status, 0, stderr);
-  const [{ files }] = Object.values(JSON.parse(stdout));
+  return stdout;
+}
+
+test('npm pack holds the package and nothing else', () => {
+  const [{ files }] = Object.values(JSON.parse(npm('pack', '--dry-run', '--json', '--ignore-scripts')));
   const paths = files.map(({ path }) => path);
   for (const path of [
     'package.json', 'README.md', 'LICENSE-MIT', 'LICENSE-APACHE', 'CHANGELOG.md', 'pkg/index.js', 'pkg/index.d.ts', 'pkg/wasm/simd128/worker.js', 'pkg/wasm/relaxed/worker.js',
@@ -73,4 +79,18 @@ test('require() gives what import gives', () => {
   const { MobileLLM, MobileLLMError } = createRequire(import.meta.url)(join(root, 'pkg/index.cjs'));
   assert.equal(typeof MobileLLM.load, 'function');
   assert.equal(new MobileLLMError('closed', 'a', 'b').code, 'closed');
+});
+
+test('tools that know how packages are resolved find nothing wrong with the tarball', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'mobilellm-pack-'));
+  try {
+    const [{ filename }] = Object.values(JSON.parse(npm('pack', '--json', '--ignore-scripts', '--pack-destination', folder)));
+    const tarball = readFileSync(join(folder, filename));
+    const { messages } = await publint({ pack: { tarball: tarball.buffer.slice(tarball.byteOffset, tarball.byteOffset + tarball.byteLength) } });
+    assert.deepEqual(messages.map((message) => formatMessage(message, JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')))), []);
+    const { status, stdout } = spawnSync(process.execPath, [join(root, 'node_modules/@arethetypeswrong/cli/dist/index.js'), join(folder, filename)], { encoding: 'utf8' });
+    assert.equal(status, 0, stdout);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 });
