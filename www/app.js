@@ -1,7 +1,8 @@
 // @ts-check
 import { $, announce, h, icon, toast } from './dom.js';
 import { callChecker, trainedErrors } from './tools/calls.js';
-import { handlers, perform, randomBelow } from './tools/handlers.js';
+import { handlers, randomBelow } from './tools/handlers.js';
+import { perform, performAll } from './tools/perform.js';
 import { Things } from './tools/things.js';
 import { zoneIndex } from './tools/zones.js';
 import { Chat, isSubmit, scrollDown } from './chat.js';
@@ -16,9 +17,10 @@ import { settingsPanel } from './settings.js';
 import { beep } from './sound.js';
 import { openStore } from './store.js';
 
+/** Of a list the first is said, and each of the others is offered once the one before it is answered. @type {(string | string[])[]} */
 const SUGGESTIONS = [
-  'Help me set an alarm at 7:30AM', 'set a timer for 12 minutes', 'add oat milk and eggs to my shopping list', 'remind me to call the plumber tomorrow at 10',
-  "what's 15% of 240", 'how many miles is 5 km', 'what time is it in Tokyo?', 'what can you do?',
+  ['wake me at 6:30 tomorrow', 'make it 7 instead', 'and on friday too'], 'remind me to call the plumber tomorrow at 10 and add tape to the hardware list', 'set a timer for 12 minutes',
+  'add oat milk and eggs to my shopping list', "what's 15% of 240", 'how many miles is 5 km', 'what time is it in Tokyo?', 'what can you do?',
 ];
 const SNOOZE_S = 300;
 
@@ -31,25 +33,28 @@ const json = async (/** @type {string} */ path) => {
 async function main() {
   const store = await openStore();
   if (!store.lasting) toast('This window keeps nothing', { detail: 'The browser forbids storage here: lists, alarms and the conversation are gone once it closes.' });
-  const things = new Things(store.disk);
-  await things.load();
   const settings = await settingsPanel(store);
   let volume = (await store.get('volume')) ?? 70;
-  const [tools, zones] = await Promise.all([json('models/demo/tools.json'), json('vendor/zones.json')]);
-
-  const doers = handlers({
-    things, now: () => new Date(), findZone: zoneIndex(zones), random: randomBelow, setTheme,
-    setVolume(level) {
-      volume = level;
-      void store.set('volume', level);
+  const things = new Things(store.disk, {
+    theme: { get: () => (isDark() ? 'dark' : 'light'), set: setTheme },
+    volume: {
+      get: () => volume,
+      set(level) {
+        volume = level;
+        void store.set('volume', level);
+      },
     },
   });
+  await things.load();
+  const [tools, zones] = await Promise.all([json('models/demo/tools.json'), json('vendor/zones.json')]);
+
+  const doers = handlers({ things, now: () => new Date(), findZone: zoneIndex(zones), random: randomBelow });
   const check = callChecker(tools);
   const explains = trainedErrors(tools);
   const models = new Models();
   models.options = { ...models.options, ...(await store.get('load-options')) };
 
-  const chat = new Chat({ models, store, things, settings, tools, explains, perform: (call) => perform(call, check, doers, things) });
+  const chat = new Chat({ models, store, things, settings, tools, explains, performAll: (calls) => performAll(calls, (call) => perform(call, check, doers, things), things) });
   models.leave = () => Promise.all([chat.stop(), completion.stop()]);
   settings.onSystem = () => void chat.renew();
   const completion = completionView({ models, store, settings });
@@ -59,7 +64,7 @@ async function main() {
   shareThings(things);
   things.addEventListener('unwritten', (e) => toast('Could not save', { kind: 'error', detail: explain(/** @type {CustomEvent} */ (e).detail).message }));
 
-  header(models, panel, chat);
+  header(models, panel, chat, things);
   const sendQueued = composer(models, chat);
   $('#loading').append(progressView(models));
   dialogs();
@@ -104,13 +109,13 @@ async function start(models, panel, store) {
 function emptyText(models) {
   const info = models.llm?.info;
   $('#empty-text').textContent = models.isDemo || !info
-    ? 'A language model of 10 million parameters that lives in this page. It sets alarms and timers, keeps lists, notes and a calendar, does sums and units. It knows no facts.'
+    ? 'A language model of 13.8 million parameters that lives in this page. It sets alarms and timers, keeps lists, notes and a calendar, does sums and units. It knows no facts.'
     : `${models.source?.name} runs in this page. Small models make things up: check what matters.`;
   $('#suggestions').hidden = Boolean(info) && !models.isDemo;
 }
 
-/** @param {Models} models @param {{ open(): void }} panel @param {Chat} chat */
-function header(models, panel, chat) {
+/** @param {Models} models @param {{ open(): void }} panel @param {Chat} chat @param {Things} things */
+function header(models, panel, chat, things) {
   const paint = () => {
     const { llm, state, pending, source, progress } = models;
     const percent = progress?.totalBytes ? ` ${Math.floor((100 * progress.loadedBytes) / progress.totalBytes)} %` : '';
@@ -132,7 +137,7 @@ function header(models, panel, chat) {
     await chat.clear();
     $('#prompt').focus();
   });
-  $('#theme-button').addEventListener('click', () => setTheme(isDark() ? 'light' : 'dark'));
+  $('#theme-button').addEventListener('click', () => things.adjust('theme', isDark() ? 'light' : 'dark'));
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', paintTheme);
   paintTheme();
 }
@@ -173,6 +178,8 @@ function composer(models, chat) {
   const hint = $('#composer-hint');
   const usual = hint.textContent;
   let queued = false;
+  /** The suggestion that was pressed: its turns. */
+  let next = /** @type {string[]} */ ([]);
   const queue = (/** @type {boolean} */ on) => {
     queued = on;
     hint.textContent = on ? 'Will be sent once the model is ready.' : usual;
@@ -184,7 +191,8 @@ function composer(models, chat) {
     if (!text || chat.busy) return;
     if (!models.llm) return queue(models.state === 'loading');
     prompt.value = '';
-    chat.send(text);
+    chat.send(text, text === next[0] ? next.slice(1) : []);
+    next = [];
     prompt.focus();
   });
   prompt.addEventListener('input', () => queued && queue(false));
@@ -199,13 +207,14 @@ function composer(models, chat) {
     void chat.stop();
     prompt.focus();
   });
-  $('#suggestions').append(...SUGGESTIONS.map((text) => h('li', {}, h('button', {
+  $('#suggestions').append(...SUGGESTIONS.map((one) => [one].flat()).map((turns) => h('li', {}, h('button', {
     type: 'button', class: 'suggestion', onclick: () => {
-      prompt.value = text;
+      next = turns;
+      prompt.value = turns[0];
       prompt.focus();
       form.requestSubmit();
     },
-  }, text))));
+  }, turns[0], turns.length > 1 && h('span', { class: 'hint' }, `then ${turns.slice(1).map((t) => `“${t}”`).join(', ')}`)))));
   emptyText(models);
 
   scroll.addEventListener('scroll', () => {

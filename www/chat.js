@@ -1,9 +1,10 @@
 // @ts-check
 import { $, announce, h, icon, iconButton, toast } from './dom.js';
-import { card, titleOf } from './cards.js';
+import { card, groupTitle } from './cards.js';
 import { explain, runFacts } from './format.js';
 import { markdown } from './markdown.js';
-import { toMessages, toolMessages } from './conversation.js';
+import { firstSeen, hasBrokenCall, toMessages, toolMessages } from './conversation.js';
+import { changesOf, failureText } from './tools/perform.js';
 
 /**
  * @typedef {import('./conversation.js').Turn} Turn
@@ -12,8 +13,12 @@ import { toMessages, toolMessages } from './conversation.js';
 
 /** A model that calls and calls is stopped here. */
 const MAX_STEPS = 6;
-/** At this share of the context the oldest half of the conversation is left out of what the model sees. */
-const FULL = 0.8;
+/** At this share of the context the meter changes colour. */
+const NEARLY_FULL = 0.8;
+/** Control tokens around a message and before its answer. */
+const MARKERS = 8;
+/** The page's words for an answer that cannot be carried out. */
+const BROKEN_CALL = 'Sorry, I began something there that cannot be carried out, so nothing of it was done. Please say it another way.';
 /** Greedy decoding would give the same answer again. */
 const REGENERATE_TEMPERATURE = 0.8;
 
@@ -24,7 +29,7 @@ export class Chat {
   /** How many turns the session has seen. */ #seen = 0;
   /** Messages that the session has yet to be told with the next one: results after a failure or a stop. @type {any[]} */ #owed = [];
   /** The session before each turn, to go back to. @type {Map<Turn, { length: number, owed: any[] }>} */ #marks = new Map();
-  /** The reply in progress. @type {{ run: any, stopped: boolean } | null} */ #current = null;
+  /** The reply in progress. @type {{ run: any, stopped: boolean, fits: boolean } | null} */ #current = null;
   /** @type {Promise<void>} */ #running = Promise.resolve();
   /** @type {Map<Turn, HTMLElement>} */ #views = new Map();
   #dirty = false;
@@ -33,7 +38,7 @@ export class Chat {
 
   /**
    * @param {{ models: import('./models.js').Models, store: import('./store.js').Store, things: import('./tools/things.js').Things, settings: any,
-   *           tools: any[], perform(call: any): any, explains(name: string, error: string): boolean }} deps
+   *           tools: any[], performAll(calls: any[]): import('./cards.js').CallState[], explains(name: string, error: string): boolean }} deps
    */
   constructor(deps) {
     this.#deps = deps;
@@ -69,12 +74,14 @@ export class Chat {
     this.#drop();
   }
 
-  /** @param {string} text */
-  send(text) {
+  /** @param {string} text @param {string[]} [next] what to try afterwards, one after the other */
+  send(text, next = []) {
     /** @type {Turn} */
-    const turn = { user: text, steps: [], runs: [] };
+    const turn = { user: text, steps: [], runs: [], ...(next.length && { next }) };
+    const before = this.turns.at(-1);
     this.turns.push(turn);
     this.#append(turn);
+    if (before?.next) this.#paint(before);
     this.#answer(turn);
   }
 
@@ -144,8 +151,7 @@ export class Chat {
       this.#views.get(t)?.remove();
       this.#views.delete(t);
     }
-    const undone = gone.flatMap((t) => t.steps).flatMap((s) => s.calls).reverse()
-      .reduce((n, c) => n + (c.changes && !c.undone ? this.#deps.things.undo(c.changes) : 0), 0);
+    const undone = gone.flatMap((t) => t.steps).flatMap((s) => changesOf(s.calls)).reverse().reduce((n, calls) => n + this.#takeBack(calls), 0);
     if (undone) toast('Took back what the replaced reply had done', { detail: `${undone} change${undone === 1 ? '' : 's'} undone.` });
     if (at < this.#from) this.#from = 0;
     const mark = this.#marks.get(turn);
@@ -164,11 +170,12 @@ export class Chat {
 
   /** @param {Turn} turn */
   async #run(turn) {
-    const { settings, models } = this.#deps;
-    const current = (this.#current = { run: /** @type {any} */ (null), stopped: false });
-    Object.assign(turn, { steps: [], runs: [], finish: undefined, error: undefined });
+    const { models } = this.#deps;
+    const current = (this.#current = { run: /** @type {any} */ (null), stopped: false, fits: /** @type {boolean} */ (true) });
+    Object.assign(turn, { steps: [], runs: [], finish: undefined, error: undefined, tokens: undefined, dropped: undefined });
     this.#busy(true);
     try {
+      current.fits = await this.#makeRoom(turn);
       const session = await this.#open(turn);
       this.#marks.set(turn, { length: session.messages.length, owed: this.#owed });
       this.#owed = [...this.#owed, { role: 'user', content: turn.user }];
@@ -176,36 +183,39 @@ export class Chat {
         /** @type {Step} */
         const step = { text: '', calls: [] };
         turn.steps.push(step);
-        const options = { ...settings.sampling(), ...(turn.warmth === undefined ? {} : { temperature: turn.warmth }) };
-        const run = (current.run = session.send(this.#owed, options));
-        for await (const chunk of run) {
-          step.text += chunk.text;
-          this.#paintSoon(turn);
-        }
-        const result = await run.result;
+        const result = await this.#say(turn, step, current);
         this.#owed = [];
-        // What was left of a call when it was stopped is no text to show.
-        if (result.finishReason !== 'abort') step.text = result.text;
         turn.runs.push({ usage: result.usage, timings: result.timings });
         turn.finish = result.finishReason;
-        step.calls = (result.toolCalls ?? []).map((/** @type {any} */ c) => ({ name: c.name, arguments: c.arguments }));
-        if (step.calls.length === 0) break;
-        for (const call of step.calls) Object.assign(call, this.#deps.perform(call));
+        const stopped = result.finishReason === 'abort';
+        // What was left of a call when it was stopped is no text to show.
+        if (!stopped) step.text = result.text;
+        if (!stopped && models.isDemo && hasBrokenCall(result)) {
+          step.text = BROKEN_CALL;
+          this.#drop();
+          break;
+        }
+        const calls = (result.toolCalls ?? []).map((/** @type {any} */ c) => ({ name: c.name, arguments: c.arguments }));
+        if (calls.length === 0) break;
+        step.calls = this.#deps.performAll(calls);
         this.#owed = toolMessages(step.calls);
         this.#paintSoon(turn);
-        const unexplained = step.calls.filter((c) => c.ok === false && !this.#deps.explains(c.name, c.result.error));
-        if (unexplained.length) {
-          turn.steps.push({ text: unexplained.map(failure).join('\n\n'), calls: [] });
+        const failure = failureText(step.calls, this.#deps.explains);
+        if (failure) {
+          turn.steps.push({ text: failure, calls: [] });
+          // The session that the next turn opens has these words as the model's own.
+          this.#drop();
           break;
         }
       }
       if (current.stopped) turn.finish = 'abort';
-      this.#seen = this.turns.indexOf(turn) + 1;
-      if (turn.finish === 'context') this.#forgetHalf();
+      if (this.#session) {
+        this.#seen = this.turns.indexOf(turn) + 1;
+        turn.tokens = this.#used() - this.#before(turn).reduce((sum, t) => sum + (t.tokens ?? 0), 0);
+      }
     } catch (error) {
       this.#drop();
       turn.error = explain(error);
-      if (turn.error.code === 'context-overflow') this.#forgetHalf();
     } finally {
       this.#current = null;
       turn.steps = turn.steps.filter((s) => s.text || s.calls.length);
@@ -217,26 +227,73 @@ export class Chat {
     }
   }
 
+  /**
+   * One run of the model on what it is owed. If that does not fit behind the turns before, it is run again without them.
+   * @param {Turn} turn @param {Step} step @param {{ run: any, stopped: boolean, fits: boolean }} current
+   */
+  async #say(turn, step, current) {
+    const options = { ...this.#deps.settings.sampling(), ...(turn.warmth === undefined ? {} : { temperature: turn.warmth }) };
+    for (;;) {
+      const last = !current.fits || this.#before(turn).length === 0;
+      try {
+        const run = (current.run = this.#session.send(this.#owed, options));
+        for await (const chunk of run) {
+          step.text += chunk.text;
+          this.#paintSoon(turn);
+        }
+        const result = await run.result;
+        if (result.finishReason !== 'context' || last) return result;
+      } catch (error) {
+        if (last || explain(error).code !== 'context-overflow') throw error;
+      }
+      step.text = '';
+      this.#forget(turn, this.turns.indexOf(turn));
+      const said = toMessages([{ ...turn, steps: turn.steps.slice(0, -1) }]);
+      const owed = said.length - 1 - said.findLastIndex((m) => m.role === 'assistant');
+      await this.#begin(said.slice(0, -owed));
+      this.#owed = said.slice(-owed);
+    }
+  }
+
   /** The session that has seen everything before this turn. @param {Turn} turn */
   async #open(turn) {
-    const { models, settings, tools } = this.#deps;
-    const before = this.turns.indexOf(turn);
-    if (this.#session && this.#used() > FULL * models.llm.info.contextLength) this.#forgetHalf(before);
-    if (this.#session && this.#seen === before) return this.#session;
-    this.#drop();
-    const system = settings.system();
-    this.#session = await models.llm.session({
-      ...(system && { system }),
-      ...(models.isDemo && { tools }),
-      messages: toMessages(this.turns.slice(this.#from, before)),
-    });
+    if (!this.#session || this.#seen !== this.turns.indexOf(turn)) {
+      this.#drop();
+      await this.#begin(toMessages(this.#before(turn)));
+    }
     return this.#session;
   }
 
-  /** Leaves the older half of what the model sees out of the next session. */
-  #forgetHalf(before = this.turns.length - 1) {
-    this.#from += Math.max(1, Math.ceil((before - this.#from) / 2));
-    this.#from = Math.min(this.#from, Math.max(before, 0));
+  /** @param {any[]} messages */
+  async #begin(messages) {
+    const { models, settings, tools } = this.#deps;
+    const system = settings.system();
+    this.#session = await models.llm.session({ ...(system && { system }), ...(models.isDemo && { tools }), messages });
+  }
+
+  /** The turns before this one that the model still sees. @param {Turn} turn */
+  #before(turn) {
+    return this.turns.slice(this.#from, this.turns.indexOf(turn));
+  }
+
+  /** Leaves the oldest turns out of what the model sees if this one would not fit behind them. @param {Turn} turn @returns {Promise<boolean>} whether it fits at all */
+  async #makeRoom(turn) {
+    const { models, settings } = this.#deps;
+    const { contextLength } = models.llm.info;
+    const count = async (/** @type {string} */ text) => (await models.llm.tokenize(text)).length;
+    const before = this.turns.slice(0, this.turns.indexOf(turn));
+    for (const t of before) t.tokens ??= await count(JSON.stringify(toMessages([t])));
+    const reply = Math.min(settings.sampling().maxTokens, contextLength / 4);
+    const message = (await count(turn.user + settings.system())) + MARKERS;
+    const from = firstSeen(before.map((t) => t.tokens ?? 0), this.#from, contextLength, message + reply);
+    if (from > this.#from) this.#forget(turn, from);
+    return message < contextLength;
+  }
+
+  /** The model no longer sees the turns before `from`, and this turn says so. @param {Turn} turn @param {number} from */
+  #forget(turn, from) {
+    turn.dropped = from;
+    this.#from = from;
     this.#drop();
     this.#markForgotten();
   }
@@ -247,10 +304,10 @@ export class Chat {
 
   #meter() {
     const total = this.#deps.models.llm?.info.contextLength ?? 0;
-    const used = this.#used();
+    const used = this.#used() || this.turns.slice(this.#from).reduce((sum, t) => sum + (t.tokens ?? 0), 0);
     const meter = $('#context-meter');
     meter.max = total || 1;
-    meter.high = total * FULL;
+    meter.high = total * NEARLY_FULL;
     meter.value = used;
     $('#context-text').textContent = total ? `${used.toLocaleString('en')} / ${total.toLocaleString('en')} tokens of context` : '';
   }
@@ -267,8 +324,8 @@ export class Chat {
   /** @param {Turn} turn */
   #speak(turn) {
     if (turn.error) return announce(`Error: ${turn.error.message} ${turn.error.remedy}`);
-    const calls = turn.steps.flatMap((s) => s.calls).map((c) => `${titleOf(c.name)}: ${c.ok ? 'done' : 'failed'}.`);
-    announce([...calls, turn.steps.at(-1)?.text ?? '', turn.finish === 'abort' ? 'Stopped.' : ''].join(' '));
+    const calls = turn.steps.flatMap((s) => changesOf(s.calls)).map((group) => `${groupTitle(group)}: ${group.at(-1)?.ok ? 'done' : 'failed'}.`);
+    announce([...calls, turn.steps.at(-1)?.text ?? '', turn.finish === 'abort' ? 'Stopped.' : '', droppedText(turn)].join(' '));
   }
 
   #paintAll() {
@@ -313,7 +370,7 @@ export class Chat {
     const focused = view.contains(document.activeElement);
     const stick = atBottom();
     const text = turn.steps.map((s) => s.text).filter(Boolean).join('\n\n');
-    const cut = { length: 'Cut at the longest reply set in the settings.', context: 'Cut: the context is full. The next reply sees only the newer half of the conversation.', abort: 'Stopped.' }[turn.finish ?? ''];
+    const cut = { length: 'Cut at the longest reply set in the settings.', context: 'Cut: the context is full.', abort: 'Stopped.' }[turn.finish ?? ''];
     const facts = [...runFacts(turn.runs), turn.warmth !== undefined && `temperature ${turn.warmth}`].filter(Boolean);
 
     view.replaceChildren(
@@ -323,25 +380,43 @@ export class Chat {
           iconButton('copy', 'Copy your message', () => copy(turn.user)))),
       h('div', { class: 'message assistant' }, h('h2', { class: 'sr-only' }, 'Assistant'),
         ...turn.steps.flatMap((step) => [
-          ...step.calls.map((call) => card(call, this.#deps.things, { undo: () => this.#undo(turn, call) })),
+          ...changesOf(step.calls).map((calls) => card(calls, this.#deps.things, { undo: () => this.#undo(turn, calls) })),
           step.text && h('div', { class: 'prose' }, /** @type {any} */ (markdown(step.text, copy))),
         ]),
         running && !turn.steps.at(-1)?.text && h('div', { class: 'thinking', role: 'img', 'aria-label': 'The model is working' }, h('span'), h('span'), h('span')),
         turn.error && h('div', { class: 'error-box' }, icon('warning'), h('div', {}, h('strong', {}, turn.error.message), turn.error.remedy && h('p', {}, turn.error.remedy))),
         cut && !running && h('p', { class: 'hint' }, cut),
+        droppedText(turn) && h('p', { class: 'hint' }, droppedText(turn)),
         !running && h('div', { class: 'turn-actions' },
           text && iconButton('copy', 'Copy reply', () => copy(text)),
           iconButton('retry', turn.error ? 'Try again' : 'Regenerate', () => this.regenerate(turn)),
-          facts.length > 0 && h('span', { class: 'facts' }, facts.join(' · ')))),
+          facts.length > 0 && h('span', { class: 'facts' }, facts.join(' · '))),
+        !running && turn === this.turns.at(-1) && this.#nextButton(turn)),
     );
     if (this.busy) for (const button of view.querySelectorAll('.turn-actions button')) /** @type {HTMLButtonElement} */ (button).disabled = true;
     if (focused && !view.contains(document.activeElement)) $('#prompt').focus();
     if (stick) scrollDown();
   }
 
-  /** @param {Turn} turn @param {import('./cards.js').CallState} call */
-  #undo(turn, call) {
-    if (this.#deps.things.undo(call.changes ?? [])) call.undone = true;
+  /** @param {Turn} turn */
+  #nextButton({ next: [text, ...rest] = [], error }) {
+    return text && !error && h('p', { class: 'try-next' }, 'Try next', h('button', { type: 'button', class: 'suggestion', onclick: () => {
+      if (!this.busy && this.#deps.models.llm) this.send(text, rest);
+      $('#prompt').focus();
+    } }, text));
+  }
+
+  /** What one change did, a call or an edit, is undone as a whole. @param {import('./cards.js').CallState[]} calls @returns {number} of things */
+  #takeBack(calls) {
+    if (calls.some((c) => c.undone)) return 0;
+    const undone = this.#deps.things.undo(calls.flatMap((c) => c.changes ?? []));
+    if (undone) for (const call of calls) call.undone = true;
+    return undone;
+  }
+
+  /** @param {Turn} turn @param {import('./cards.js').CallState[]} calls */
+  #undo(turn, calls) {
+    this.#takeBack(calls);
     this.#paint(turn);
     this.#save();
   }
@@ -373,8 +448,8 @@ export class Chat {
   }
 }
 
-/** The page's own words. @param {import('./cards.js').CallState} call */
-const failure = (call) => `Sorry, that did not work: ${call.result.error}${call.note ? ` (${call.note.replace(/\.$/, '')})` : ''}.`;
+/** @param {Turn} turn */
+const droppedText = ({ dropped: n }) => (n ? `The context was full: for this reply the model no longer saw the oldest ${n === 1 ? 'message' : `${n} messages`}.` : '');
 
 /** Enter sends, Shift+Enter breaks the line; Enter that ends an input-method composition does neither. @param {KeyboardEvent} e */
 export const isSubmit = (e) => e.key === 'Enter' && !e.shiftKey && !e.isComposing;

@@ -67,6 +67,53 @@ test('two calls in one answer, and a result read back', async () => {
   assert.match((await texts(`${last} .facts`))[0], /\b[1-9]\d* of \d+ prompt tokens from cache/);
 });
 
+test('a suggestion of several turns: its edit is one change with one undo', async () => {
+  await page.click('#clear-button');
+  await page.click('.suggestion:has-text("wake me at 6:30 tomorrow")');
+  await settled();
+  await page.click('.try-next button:has-text("make it 7 instead")');
+  await settled();
+  assert.deepEqual(await texts(`${last} .card h3`), ['Alarm changed']);
+  assert.match((await texts(`${last} .change`))[0], /6:30 AM tomorrow[\s\S]*7:00 AM tomorrow/);
+  assert.match((await texts(`${last} .prose`))[0], /7:00 AM tomorrow/);
+  await page.click('#things-button');
+  assert.match(await things(), /7:00 AM/);
+  assert.doesNotMatch(await things(), /6:30 AM/);
+  await page.click(`${last} .card button:has-text("Undo")`);
+  assert.deepEqual(await texts(`${last} .card .status`), ['Undone']);
+  assert.match(await things(), /6:30 AM/);
+  assert.doesNotMatch(await things(), /7:00 AM/);
+  await page.click('#things-button');
+  await page.waitForFunction((turn) => document.querySelector(`${turn} .try-next`)?.textContent.includes('and on friday too'), last);
+});
+
+test('two requests at once: a card each, in order', async () => {
+  await page.click('#clear-button');
+  await page.click('.suggestion:has-text("and add tape to the hardware list")');
+  await settled();
+  assert.deepEqual(await texts(`${last} .card h3`), ['Create reminder', 'Add to list']);
+  assert.deepEqual(await texts(`${last} .card .status`), ['Done', 'Done']);
+  assert.equal(await page.locator(`${last} .card button:has-text("Undo")`).count(), 2);
+  assert.match((await texts(`${last} .prose`))[0], /plumber tomorrow at 10:00 AM.*tape/);
+});
+
+test('a call that does not fit its schema is told and not run', async () => {
+  await say('set an alarm for 25:00');
+  assert.deepEqual(await texts(`${last} .card .status`), ['Failed']);
+  assert.match((await texts(`${last} .prose`))[0], /did not work: .*“time” cannot be "25:00"/);
+  await page.click('#things-button');
+  assert.doesNotMatch(await things(), /3:00 PM|1:00 AM/);
+  await page.click('#things-button');
+});
+
+test('the theme is put back by an undo', async () => {
+  const theme = () => page.evaluate(() => getComputedStyle(document.documentElement).colorScheme);
+  await say('dark mode please');
+  assert.equal(await theme(), 'dark');
+  await page.click(`${last} .card button:has-text("Undo")`);
+  assert.equal(await theme(), 'light dark');
+});
+
 test('a call is undone from its card, and redone without doubling by regenerating', async () => {
   await say('Help me set an alarm at 7:30AM');
   await page.click('#things-button');
@@ -123,6 +170,33 @@ test('conversation, timer and list are there after a reload, with cross-origin i
   assert.match(await things(), /\d+:\d\d[\s\S]*oat milk[\s\S]*eggs/);
   await say('thanks');
   assert.ok((await texts(`${last} .prose`))[0].length > 3);
+});
+
+test('a conversation that is longer than the context goes on without its oldest turns, and says so', async () => {
+  const contextLength = async (tokens) => {
+    await page.click('#model-button');
+    await page.evaluate(() => (document.querySelector('#models details').open = true));
+    await page.fill('#context-length', tokens);
+    await page.press('#context-length', 'Enter');
+    await page.waitForFunction((total) => document.querySelector('#context-text').textContent.includes(`/ ${total} tokens`), tokens || '2,048');
+    await page.keyboard.press('Escape');
+  };
+  await page.click('#clear-button');
+  await contextLength('400');
+  const dropped = () => page.locator('.turn .hint', { hasText: 'The context was full' }).allInnerTexts();
+  for (let i = 0; (await dropped()).length === 0; i += 1) {
+    assert.ok(i < 8, 'it never was full');
+    await say(`remind me to water plant ${i} on friday`);
+    assert.deepEqual(await texts(`${last} .card .status`), ['Done'], `message ${i}`);
+  }
+  assert.match((await dropped())[0], /no longer saw the oldest (message|\d messages)\./);
+  assert.equal(await page.locator('.forgotten').count(), 1);
+  assert.match(await page.textContent('#announcer'), /context was full/);
+  await say('word '.repeat(500));
+  assert.match((await texts(`${last} .error-box`))[0], /holds 399/);
+  await say('what can you do?');
+  assert.match((await texts(`${last} .prose`))[0], /I can set alarms and timers/);
+  await contextLength('');
 });
 
 test('with the network off, page and model load and chat', async () => {

@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { before, beforeEach, test } from 'node:test';
 import { callChecker, trainedErrors } from '../../www/tools/calls.js';
-import { handlers, perform, randomBelow } from '../../www/tools/handlers.js';
+import { handlers, randomBelow } from '../../www/tools/handlers.js';
+import { perform } from '../../www/tools/perform.js';
 import { Things } from '../../www/tools/things.js';
 
 const NOW = new Date(2026, 10, 25, 14, 30);
@@ -15,9 +16,10 @@ before(async () => {
 
 beforeEach(() => {
   disk = new Map();
-  things = new Things({ all: async () => [...disk.values()], put: async (t) => disk.set(t.id, t), delete: async (id) => disk.delete(id) });
-  world = { things, now: () => NOW, findZone: (p) => ({ tokyo: 'Asia/Tokyo' })[p.toLowerCase()], setTheme: (t) => (world.theme = t), setVolume: (v) => (world.volume = v), random: () => 0 };
-  doers = handlers(world);
+  world = { theme: 'dark', volume: 70 };
+  const setting = (name) => ({ get: () => world[name], set: (value) => (world[name] = value) });
+  things = new Things({ all: async () => [...disk.values()], put: async (t) => disk.set(t.id, t), delete: async (id) => disk.delete(id) }, { theme: setting('theme'), volume: setting('volume') });
+  doers = handlers({ things, now: () => NOW, findZone: (p) => ({ tokyo: 'Asia/Tokyo' })[p.toLowerCase()], random: () => 0 });
 });
 
 const run = (name, args = {}) => perform({ name, arguments: args }, check, doers, things).result;
@@ -37,6 +39,20 @@ test('every function of the demo model is really done, in the trained result sha
     assert.deepEqual(Object.keys(result), Object.keys(JSON.parse(tool['x-result'][0])), name);
   }
   assert.equal(tools.length, 26);
+});
+
+test('every failure of x-result is had from its function, to the letter', () => {
+  const calls = {
+    cancel_alarm: [{ time: '07:00' }, { time: '09:00' }], cancel_timer: [{}], cancel_reminder: [{ text: 'x' }], show_list: [{ list: 'x' }], remove_from_list: [{ list: 'x', item: 'y' }],
+    cancel_event: [{ title: 'x' }], calculate: [{ expression: '1/0' }], get_time: [{ place: 'atlantis' }],
+  };
+  const got = Object.entries(calls).flatMap(([name, all]) => all.map((args) => {
+    const line = `${name}: ${JSON.stringify(run(name, args))}`;
+    if (name === 'cancel_alarm') run('set_alarm', { time: '07:30' });
+    return line;
+  }));
+  const trained = tools.flatMap((t) => t['x-result'].filter((r) => r.includes('"error"')).map((r) => `${t.function.name}: ${r}`));
+  assert.deepEqual(got.sort(), trained.sort());
 });
 
 test('invalid calls are refused before anything is done', () => {
@@ -123,6 +139,49 @@ test('undo takes back exactly what a call did, unless it was touched since', () 
   const third = perform({ name: 'add_to_list', arguments: { list: 'shopping', item: 'tea' } }, check, doers, things);
   run('add_to_list', { list: 'shopping', item: 'jam' });
   assert.equal(things.undo(third.changes), 0);
+});
+
+test('theme and volume are undone too, unless they were changed since', () => {
+  const act = (name, args) => perform({ name, arguments: args }, check, doers, things);
+  const [theme, volume] = [act('set_theme', { theme: 'light' }), act('set_volume', { level: 0 })];
+  assert.equal(things.undo(theme.changes) + things.undo(volume.changes), 2);
+  assert.deepEqual([world.theme, world.volume], ['dark', 70]);
+  assert.deepEqual(act('set_theme', { theme: 'dark' }).changes, [], 'as it was');
+  const light = act('set_theme', { theme: 'light' });
+  things.adjust('theme', 'dark');
+  assert.equal(things.undo(light.changes), 0);
+});
+
+test('every function that changes something can be undone', () => {
+  const state = () => JSON.stringify([[...disk.values()].sort((a, b) => a.id.localeCompare(b.id)), world]);
+  for (const kind of [['set_alarm', { time: '09:00' }], ['set_timer', { seconds: 9 }], ['create_reminder', { text: 'r' }], ['create_event', { title: 'e', day: 'friday' }], ['add_to_list', { list: 'l', item: 'i' }], ['start_stopwatch', {}]]) run(...kind);
+  const calls = {
+    set_alarm: { time: '07:30' }, cancel_alarm: { time: 'all' }, set_timer: { seconds: 90 }, cancel_timer: {}, create_reminder: { text: 'x' }, cancel_reminder: { text: 'r' }, add_to_list: { list: 'l', item: 'b' },
+    remove_from_list: { list: 'l', item: 'i' }, create_event: { title: 't', day: 'friday' }, cancel_event: { title: 'e' }, set_theme: { theme: 'light' }, set_volume: { level: 3 }, take_note: { text: 'n' },
+    start_stopwatch: {}, stop_stopwatch: {},
+  };
+  for (const tool of tools) {
+    const { name } = tool.function;
+    const before = state();
+    const outcome = perform({ name, arguments: calls[name] ?? { get_time: {}, show_list: { list: 'l' }, calculate: { expression: '1' }, convert_units: { value: 1, from: 'km', to: 'm' } }[name] ?? {} }, check, doers, things);
+    assert.equal(outcome.ok, true, name);
+    assert.equal(state() !== before, name in calls, name);
+    things.undo(outcome.changes);
+    assert.equal(state(), before, name);
+  }
+});
+
+test('of two entries with one time or name, the one made last is meant', () => {
+  run('set_alarm', { time: '07:00', day: 'tomorrow' });
+  run('set_alarm', { time: '07:00', day: 'friday' });
+  run('cancel_alarm', { time: '07:00' });
+  assert.deepEqual(run('list_alarms'), { alarms: ['7:00 AM tomorrow'] });
+});
+
+test('what is wrong with a call is told in words', () => {
+  for (const [name, args, words] of [['set_alarm', {}, '“time” is missing'], ['set_alarm', { time: '25:00' }, '“time” cannot be "25:00": 24-hour clock, HH:MM'], ['set_alarm', { time: '07:30', place: 'x' }, 'there is no “place”'],
+    ['set_volume', { level: 300 }, '“level” cannot be 300: 0 to 100'], ['set_theme', { theme: 'blue' }, '“theme” cannot be "blue": dark or light'], ['format_disk', {}, 'there is no function format_disk']]) assert.equal(check({ name, arguments: args }), words);
+  assert.match(check({ name: 'set_timer', arguments: null }), /null/);
 });
 
 test('what is stored comes back', async () => {

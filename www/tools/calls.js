@@ -8,14 +8,25 @@ import { Validator } from '../vendor/json-schema/index.js';
 
 /** @param {Tool[]} tools @returns {(call: Call) => string | null} what is wrong with a call, null if nothing */
 export function callChecker(tools) {
-  const validators = new Map(tools.map((t) => [t.function.name, new Validator(/** @type {any} */ (t.function.parameters), '2020-12')]));
+  const known = new Map(tools.map(({ function: f }) => [f.name, { schema: /** @type {any} */ (f.parameters), validator: new Validator(/** @type {any} */ (f.parameters), '2020-12') }]));
   return function check({ name, arguments: args }) {
-    const validator = validators.get(name);
-    if (!validator) return `there is no function ${name}`;
-    const { valid, errors } = validator.validate(args);
-    // The last error is the innermost: the field itself, not "some property failed".
-    return valid ? null : (errors.at(-1)?.error ?? 'arguments do not fit the schema');
+    const found = known.get(name);
+    if (!found) return `there is no function ${name}`;
+    const { valid, errors } = found.validator.validate(args);
+    return valid ? null : inWords(found.schema, args, errors.at(-1));
   };
+}
+
+/** The last error is the innermost: the field itself, not "some property failed". @param {any} schema @param {any} args @param {{ keyword: string, instanceLocation: string, error: string } | undefined} error */
+function inWords(schema, args, error) {
+  if (!error) return 'arguments do not fit the schema';
+  const field = error.instanceLocation.slice(2);
+  if (error.keyword === 'required') return `“${schema.required.find((/** @type {string} */ name) => !Object.hasOwn(args, name))}” is missing`;
+  if (error.keyword === 'false') return `there is no “${field}”`;
+  if (!field) return error.error;
+  const { description, enum: choices = [], minimum, maximum } = schema.properties[field] ?? {};
+  const says = description ?? (maximum !== undefined ? `${minimum} to ${maximum}` : choices.length < 10 && choices.join(' or '));
+  return `“${field}” cannot be ${JSON.stringify(args[field])}${says ? `: ${says}` : ''}`;
 }
 
 /**

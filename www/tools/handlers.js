@@ -2,13 +2,14 @@
 import { calculate } from './calculator.js';
 import { convert } from './units.js';
 import { clock, dayPhrase, firstDay, isoDay, longDate, nextDue, resolveDay, spoken, toWhen, whenPhrase, within } from './days.js';
+import { describe } from './describe.js';
 import { timeIn } from './zones.js';
 
 /**
  * The functions of tools.json, done for real. Each returns the result in the shape the model was trained on (`x-result`) and, for the
  * person, a note of what was understood (the resolved day, the zone). An Error thrown becomes {"ok":false,"error":message}.
  * @typedef {{ things: import('./things.js').Things, now(): Date, findZone(place: string): string | undefined,
- *             setTheme(theme: 'dark' | 'light'): void, setVolume(level: number): void, random(below: number): number }} World
+ *             random(below: number): number }} World  things: with the settings `theme` and `volume`
  * @typedef {{ result: object, note?: string }} Outcome
  */
 
@@ -17,12 +18,12 @@ const same = (/** @type {string} */ a, /** @type {string} */ b) => fold(a) === f
 const fold = (/** @type {string} */ s) => s.trim().toLowerCase().replace(/\s+/g, ' ');
 
 /** @param {World} world @returns {Record<string, (args: any) => Outcome>} */
-export function handlers({ things, now, findZone, setTheme, setVolume, random }) {
-  /** Exactly that text, else the only one that contains it. @param {any} kind @param {string} field @param {string} text */
+export function handlers({ things, now, findZone, random }) {
+  /** Exactly that text, the newest of several; else the only one that contains it. @param {any} kind @param {string} field @param {string} text */
   const find = (kind, field, text) => {
     const all = things.all(kind);
     const hits = all.filter((t) => fold(t[field] ?? '').includes(fold(text)));
-    const found = all.find((t) => same(t[field] ?? '', text)) ?? (hits.length === 1 ? hits[0] : undefined);
+    const found = all.findLast((t) => same(t[field] ?? '', text)) ?? (hits.length === 1 ? hits[0] : undefined);
     if (!found) throw new Error('not found');
     return found;
   };
@@ -32,9 +33,8 @@ export function handlers({ things, now, findZone, setTheme, setVolume, random })
     if (due && due <= now()) throw new Error('that time has passed');
     return when;
   };
-  const alarmText = (/** @type {any} */ a) =>
-    // Today's alarms are listed by time alone, as in the model's training data.
-    [clock(a.time), dayPhrase(a, now()).replace('today', ''), a.label && `(${a.label})`].filter(Boolean).join(' ');
+  // Today's alarms are listed by time alone, as in the model's training data.
+  const alarmText = (/** @type {import('./things.js').Thing} */ a) => describe(a.date === isoDay(now()) ? { ...a, date: undefined } : a, now());
   const byTime = (/** @type {any} */ a, /** @type {any} */ b) => (nextDue(a, now())?.getTime() ?? 0) - (nextDue(b, now())?.getTime() ?? 0);
 
   return {
@@ -51,7 +51,8 @@ export function handlers({ things, now, findZone, setTheme, setVolume, random })
     cancel_alarm({ time }) {
       const alarms = things.all('alarm');
       if (alarms.length === 0) throw new Error('no alarms');
-      const gone = time === 'all' ? alarms : alarms.filter((a) => a.time === time).slice(0, 1);
+      // Of two at one time, "that one" is the one made last.
+      const gone = time === 'all' ? alarms : alarms.filter((a) => a.time === time).slice(-1);
       if (gone.length === 0) throw new Error('not found');
       for (const a of gone) things.remove(a.id);
       return { result: OK, note: gone.map(alarmText).join(', ') };
@@ -63,7 +64,7 @@ export function handlers({ things, now, findZone, setTheme, setVolume, random })
     },
     cancel_timer({ label }) {
       const timers = things.all('timer');
-      const timer = label ? timers.find((t) => same(t.label ?? '', label)) ?? (timers.length === 1 && !timers[0].label ? timers[0] : undefined) : timers.at(-1);
+      const timer = label ? timers.findLast((t) => same(t.label ?? '', label)) ?? (timers.length === 1 && !timers[0].label ? timers[0] : undefined) : timers.at(-1);
       if (!timer) throw new Error('no timer');
       things.remove(timer.id);
       return { result: OK, note: timer.label };
@@ -74,9 +75,7 @@ export function handlers({ things, now, findZone, setTheme, setVolume, random })
       things.add('reminder', { ...when, text });
       return { result: OK, note: capital(whenPhrase(when, now())) };
     },
-    list_reminders: () => ({
-      result: { reminders: things.all('reminder').map((r) => (r.time || r.date || r.repeat ? `${r.text} (${whenPhrase(r, now())})` : r.text)) },
-    }),
+    list_reminders: () => ({ result: { reminders: things.all('reminder').map((r) => describe(r, now())) } }),
     cancel_reminder({ text }) {
       const reminder = find('reminder', 'text', text);
       things.remove(reminder.id);
@@ -117,7 +116,7 @@ export function handlers({ things, now, findZone, setTheme, setVolume, random })
     },
     remove_from_list({ list: name, item }) {
       const found = list(name);
-      const at = found ? found.items.findIndex((/** @type {string} */ i) => same(i, item)) : -1;
+      const at = found ? found.items.findLastIndex((/** @type {string} */ i) => same(i, item)) : -1;
       if (at < 0 || !found) throw new Error('not found');
       things.update(found.id, { items: found.items.toSpliced(at, 1) });
       return { result: OK };
@@ -139,11 +138,11 @@ export function handlers({ things, now, findZone, setTheme, setVolume, random })
     get_date: ({ day }) => ({ result: { date: longDate(day ? resolveDay(day, now()).start : now()) } }),
 
     set_theme({ theme }) {
-      setTheme(theme);
+      things.adjust('theme', theme);
       return { result: OK };
     },
     set_volume({ level }) {
-      setVolume(level);
+      things.adjust('volume', level);
       return { result: OK, note: 'Alarm and timer sounds of this page' };
     },
 
@@ -177,23 +176,4 @@ export function randomBelow(below) {
   const word = new Uint32Array(1);
   do crypto.getRandomValues(word); while (word[0] >= limit);
   return word[0] % below;
-}
-
-/**
- * Checks one call, does it, and says what became of it.
- * @param {import('./calls.js').Call} call @param {(call: import('./calls.js').Call) => string | null} check
- * @param {Record<string, (args: any) => Outcome>} doers @param {import('./things.js').Things} things
- * @returns {{ ok: boolean, result: any, note?: string, changes: import('./things.js').Change[] }}
- */
-export function perform(call, check, doers, things) {
-  const failed = (/** @type {string} */ error) => ({ ok: false, result: { ok: false, error }, changes: [] });
-  const wrong = check(call);
-  if (wrong) return { ...failed('invalid arguments'), note: wrong };
-  if (!Object.hasOwn(doers, call.name)) return failed('not available');
-  try {
-    const { value, changes } = things.record(() => doers[call.name](call.arguments));
-    return { ok: true, ...value, changes };
-  } catch (cause) {
-    return failed(cause instanceof Error ? cause.message : String(cause));
-  }
 }

@@ -3,7 +3,8 @@
  * Alarms, timers, reminders, events, lists, notes and the stopwatch: small records, all held in memory and written through to `disk`.
  * @typedef {'alarm' | 'timer' | 'reminder' | 'event' | 'list' | 'note' | 'stopwatch'} Kind
  * @typedef {{ id: string, kind: Kind, made: number } & import('./days.js').When & Record<string, any>} Thing
- * @typedef {{ id: string, before?: Thing, after?: Thing }} Change  without `before` it was made, without `after` removed
+ * @typedef {{ id: string, before?: any, after?: any }} Change  of a thing, without `before` it was made, without `after` removed; or of a setting's value
+ * @typedef {{ get(): any, set(value: any): void }} Setting
  * @typedef {{ all(): Promise<Thing[]>, put(thing: Thing): Promise<unknown>, delete(id: string): Promise<unknown> }} Disk
  */
 
@@ -11,11 +12,13 @@ export class Things extends EventTarget {
   /** @type {Map<string, Thing>} */ #things = new Map();
   /** @type {Change[] | null} */ #journal = null;
   #disk;
+  #settings;
 
-  /** @param {Disk} disk */
-  constructor(disk) {
+  /** @param {Disk} disk @param {Record<string, Setting>} [settings] what is kept elsewhere and is changed and undone like a thing: the theme, the volume */
+  constructor(disk, settings = {}) {
     super();
     this.#disk = disk;
+    this.#settings = settings;
   }
 
   async load() {
@@ -28,9 +31,18 @@ export class Things extends EventTarget {
     return [...this.#things.values()].filter((t) => t.kind === kind).sort((a, b) => a.made - b.made);
   }
 
-  /** @param {string} id */
+  /** A thing by its id, or a setting's value by its name. @param {string} id */
   get(id) {
-    return this.#things.get(id);
+    return Object.hasOwn(this.#settings, id) ? this.#settings[id].get() : this.#things.get(id);
+  }
+
+  /** @param {string} name of a setting @param {unknown} value */
+  adjust(name, value) {
+    const before = this.#settings[name].get();
+    if (value === before) return;
+    this.#journal?.push({ id: name, before, after: value });
+    this.#settings[name].set(value);
+    this.dispatchEvent(new Event('change'));
   }
 
   /** @param {Kind} kind @param {object} fields @returns {Thing} */
@@ -61,15 +73,20 @@ export class Things extends EventTarget {
     }
   }
 
-  /** Takes back the changes that nothing has touched since. @param {Change[]} changes @returns {number} how many were taken back */
+  /** Whether everything is still as these changes left it. @param {Change[]} changes */
+  untouched(changes) {
+    return net(changes).every(({ id, after }) => JSON.stringify(this.get(id)) === JSON.stringify(after));
+  }
+
+  /** Takes changes back together, or none of them if anything was touched since. @param {Change[]} changes @returns {number} how many things were taken back */
   undo(changes) {
-    let done = 0;
-    for (const { id, before, after } of [...changes].reverse()) {
-      if (JSON.stringify(this.#things.get(id)) !== JSON.stringify(after)) continue;
-      this.#set(id, before);
-      done += 1;
+    if (!this.untouched(changes)) return 0;
+    const whole = net(changes);
+    for (const { id, before } of whole) {
+      if (Object.hasOwn(this.#settings, id)) this.adjust(id, before);
+      else this.#set(id, before);
     }
-    return done;
+    return whole.length;
   }
 
   /** @param {string} id @param {Thing | undefined} thing */
@@ -86,4 +103,11 @@ export class Things extends EventTarget {
     );
     this.dispatchEvent(new Event('change'));
   }
+}
+
+/** One change for each thing: from before the first to after the last. @param {Change[]} changes @returns {Change[]} */
+function net(changes) {
+  /** @type {Map<string, Change>} */ const whole = new Map();
+  for (const change of changes) whole.set(change.id, { ...change, before: (whole.get(change.id) ?? change).before });
+  return [...whole.values()];
 }
