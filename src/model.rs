@@ -358,7 +358,7 @@ impl<B: Backend> Loader<B> {
                         Error::tensor(&info.name, problem)
                     })?;
                     if info.rope_pairs {
-                        halves = half_split(&halves, cols, self.config.head_dim);
+                        halves = gguf::half_split(&halves, 2 * cols, self.config.head_dim);
                     }
                     self.backend.write_rows(matrix, first + row, &halves, 0..halves.len()).map_err(named)?;
                     row += rows_at_once;
@@ -367,15 +367,6 @@ impl<B: Backend> Loader<B> {
             }
         }
     }
-}
-
-/// Rows of f16 of whole heads, from pairs side by side to two halves.
-fn half_split(rows: &[u8], cols: usize, head_dim: usize) -> Vec<u8> {
-    let mut out = vec![0; rows.len()];
-    for (number, row) in rows.chunks_exact(2 * cols).enumerate() {
-        out[gguf::half_split_row(number, head_dim) * 2 * cols..][..2 * cols].copy_from_slice(row);
-    }
-    out
 }
 
 fn check_shape(info: &TensorInfo, slot: Slot, rows: usize, cols: usize) -> Result<()> {

@@ -382,12 +382,16 @@ impl<B: Backend> Loaded<B> {
         }
     }
 
+    /// Logits after each of `prompt` from position `from` on, (vocab) each, with their position.
+    pub async fn logits(&mut self, prompt: &[u32], from: usize, visit: impl FnMut(usize, &[f32])) -> Result<()> {
+        let mut session = Session::new(&mut self.model, prompt.len().max(1))?;
+        session.logits(&mut self.model, prompt, from, visit).await
+    }
+
     /// Logits after the last of `prompt`, (vocab).
     pub async fn last_logits(&mut self, prompt: &[u32]) -> Result<Vec<f32>> {
-        let mut session = Session::new(&mut self.model, prompt.len().max(1))?;
         let mut last = Vec::new();
-        let keep = |_: usize, logits: &[f32]| last = logits.to_vec();
-        session.logits(&mut self.model, prompt, prompt.len().saturating_sub(1), keep).await?;
+        self.logits(prompt, prompt.len().saturating_sub(1), |_, logits| last = logits.to_vec()).await?;
         Ok(last)
     }
 
@@ -843,6 +847,11 @@ impl Engine {
 
     pub async fn score(&mut self, sequences: &[(Vec<u32>, usize)]) -> Result<Vec<Score>> {
         each!(self, loaded => loaded.score(sequences).await)
+    }
+
+    /// Logits after each of `prompt` from position `from` on, (vocab) each, with their position.
+    pub async fn logits(&mut self, prompt: &[u32], from: usize, visit: impl FnMut(usize, &[f32])) -> Result<()> {
+        each!(self, loaded => loaded.logits(prompt, from, visit).await)
     }
 
     /// Logits after the last of `prompt`, (vocab).

@@ -19,6 +19,8 @@ pub use decoder::Decoder;
 pub use settings::{GenerationConfig, SpecialTokens, TokenizerConfig};
 pub use stop::StopStrings;
 pub use tokenizer::Tokenizer;
+#[cfg(not(target_arch = "wasm32"))]
+pub use tokenizer::sentencepiece_pieces;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -87,6 +89,10 @@ impl TextModel {
 
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    pub fn special(&self) -> &SpecialTokens {
+        &self.special
     }
 
     /// Every id that ends a generation.

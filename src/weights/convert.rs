@@ -8,6 +8,7 @@
 
 use super::digest::Digest;
 use super::file::{FileMeta, PIECE};
+use super::formats::gguf;
 use super::plan::{MANIFEST, Plan, TensorPlan};
 use super::source::{DirSource, Source};
 use super::{Dtype, TensorInfo};
@@ -17,7 +18,7 @@ use half::f16;
 use serde_json::{Value, json};
 use sha2::Digest as _;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Default length of a shard in bytes: one piece.
@@ -39,6 +40,10 @@ const COPIED: [&str; 14] = [
     "README.md",
     "MODEL_CARD.md",
 ];
+/// Bytes of a tensor that are read at a time.
+const READ: usize = 1 << 20;
+/// Longest file beside the weights, in bytes.
+const MAX_SMALL: u64 = 64 << 20;
 const HEAD: &str = "lm_head.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
@@ -53,10 +58,11 @@ pub fn convert(from: &Path, to: &Path, shard_size: u64, progress: &dyn Fn(u64, u
         return Err(io_error(to, "exists already"));
     }
     let source = DirSource::new(from);
-    let plan = pollster::block_on(Plan::read(&source))?.0;
-    let config = from.join("config.json");
-    let config_text = fs::read_to_string(&config).map_err(|e| io_error(&config, e))?;
-    let tensors = output_tensors(&plan, Config::parse(&config_text)?.tied);
+    let (plan, keys) = pollster::block_on(Plan::read(&source))?;
+    let small = |name: &str| small_file(&source, keys.as_ref(), name);
+    let config_text = required_text(&source, keys.as_ref(), "config.json")?;
+    let config = Config::parse(&config_text)?;
+    let tensors = output_tensors(&plan, config.tied);
     let shards = pack(&tensors, shard_size);
 
     let folder = Partial::new(to)?;
@@ -78,7 +84,7 @@ pub fn convert(from: &Path, to: &Path, shard_size: u64, progress: &dyn Fn(u64, u
             written.tensors.push(TensorPlan { info: info.clone(), file: number, start });
             weight_map.insert(info.name.clone(), name.clone().into());
             start += info.bytes();
-            copy_tensor(&source, &plan, &plan.tensors[tensor], |bytes| {
+            copy_tensor(&source, &plan, &plan.tensors[tensor], config.head_dim, |bytes| {
                 file.write(bytes)?;
                 done += bytes.len() as u64;
                 progress(done, total);
@@ -94,11 +100,8 @@ pub fn convert(from: &Path, to: &Path, shard_size: u64, progress: &dyn Fn(u64, u
     }
     written.others.push(write_file(&folder.0, "config.json", half_config(&config_text)?.as_bytes())?);
     for name in COPIED {
-        let path = from.join(name);
-        match fs::read(&path) {
-            Ok(bytes) => written.others.push(write_file(&folder.0, name, &bytes)?),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(io_error(&path, e)),
+        if let Some(bytes) = small(name)? {
+            written.others.push(write_file(&folder.0, name, &bytes)?);
         }
     }
     write_file(&folder.0, MANIFEST, written.to_manifest()?.as_bytes())?;
@@ -177,7 +180,7 @@ fn output_tensors(plan: &Plan, tied: bool) -> Vec<(usize, TensorInfo)> {
         .filter(|(_, t)| !(t.info.name.ends_with("rotary_emb.inv_freq") || tied && both && t.info.name == HEAD));
     kept.map(|(number, t)| {
         let name = if tied && t.info.name == HEAD { EMBEDDING } else { &t.info.name };
-        (number, TensorInfo { name: name.into(), dtype: Dtype::F16, ..t.info.clone() })
+        (number, TensorInfo { name: name.into(), dtype: Dtype::F16, rope_pairs: false, ..t.info.clone() })
     })
     .collect()
 }
@@ -213,22 +216,54 @@ fn header(shard: &[(usize, TensorInfo)]) -> Vec<u8> {
     header
 }
 
-/// Reads a tensor in parts and hands them on as f16.
+/// A file beside the weights of a folder, or as a GGUF's header gives it.
+pub(super) fn small_file(source: &DirSource, header: Option<&gguf::Header>, name: &str) -> Result<Option<Vec<u8>>> {
+    match header {
+        Some(header) => header.small_file(name),
+        None => pollster::block_on(source.read_all(name, MAX_SMALL)),
+    }
+}
+
+pub(super) fn required_text(source: &DirSource, header: Option<&gguf::Header>, name: &str) -> Result<String> {
+    let missing = || Error::FileNotFound { file: name.into(), searched: source.id() };
+    let bytes = small_file(source, header, name)?.ok_or_else(missing)?;
+    String::from_utf8(bytes).map_err(|_| Error::checkpoint(name, "not UTF-8"))
+}
+
+/// Reads a tensor in parts of whole rows, of so many that `unit` divides them, and hands them on.
+pub(super) fn read_rows(
+    source: &DirSource,
+    plan: &Plan,
+    tensor: &TensorPlan,
+    unit: usize,
+    mut take: impl FnMut(Vec<u8>) -> Result<()>,
+) -> Result<()> {
+    let unit_bytes = tensor.info.row_bytes() * unit;
+    let part = (READ / unit_bytes).max(1) * unit_bytes;
+    for start in (tensor.start..tensor.end()).step_by(part) {
+        let end = tensor.end().min(start + part as u64);
+        take(pollster::block_on(source.read(&plan.files[tensor.file], start..end, 0, &|_| {}))?)?;
+    }
+    Ok(())
+}
+
+/// Reads a tensor in parts and hands them on as f16, rows of q and k in two halves.
 fn copy_tensor(
     source: &DirSource,
     plan: &Plan,
     tensor: &TensorPlan,
+    head_dim: usize,
     mut write: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
-    let file = &plan.files[tensor.file];
-    let mut at = tensor.start;
-    while at < tensor.end() {
-        let end = tensor.end().min(at + (1 << 20));
-        let bytes = pollster::block_on(source.read(file, at..end, 0, &|_| {}))?;
-        at = end;
-        write(&to_f16(&tensor.info, bytes)?)?;
-    }
-    Ok(())
+    let info = &tensor.info;
+    let unit = if info.rope_pairs { head_dim } else { 1 };
+    read_rows(source, plan, tensor, unit, |bytes| {
+        let halves = to_f16(info, bytes)?;
+        match info.rope_pairs {
+            true => write(&gguf::half_split(&halves, 2 * info.shape.last().copied().unwrap_or(1), head_dim)),
+            false => write(&halves),
+        }
+    })
 }
 
 fn to_f16(info: &TensorInfo, bytes: Vec<u8>) -> Result<Vec<u8>> {

@@ -214,12 +214,12 @@ def main():
         old.unlink()
     expected = {}
 
-    # One tensor of each type, and its values to the last bit.
+    # One tensor of each type, and its values to the last bit. Those that the package can write are made of the F32 one.
     rng = np.random.default_rng(1)
     w = gguf.GGUFWriter(OUT / "types.gguf", "llama")
-    values = []
+    values, base = [], (rng.standard_normal((2, 512)) * 0.05).astype(np.float32)
     for kind in (Q.F32, Q.F16, Q.BF16, Q.Q8_0, Q.Q4_0, Q.Q4_1, Q.Q5_0, Q.Q5_1, Q.IQ4_NL, Q.Q4_K, Q.Q5_K, Q.Q6_K):
-        raw = matrix(rng, kind, 2, 512, 0.05)
+        raw = blocks(rng, kind, 2, 512, 0.05) if kind in (Q.Q4_K, Q.Q5_K, Q.Q6_K, Q.IQ4_NL) else gguf.quantize(base, kind)
         w.add_tensor(kind.name, np.ascontiguousarray(raw), raw_dtype=kind)
         values.append(gguf.dequantize(raw, kind).astype("<f4"))
     finish(w)

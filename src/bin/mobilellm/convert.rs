@@ -2,19 +2,58 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 use mobilellm_web::error::{Error, Result};
+use mobilellm_web::weights::Dtype;
 use mobilellm_web::weights::convert;
+use mobilellm_web::weights::formats::gguf;
 use mobilellm_web::weights::plan::Plan;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub struct Convert {
-    /// Folder of a checkpoint: safetensors or pytorch_model.bin, config.json and tokenizer.
+    /// Folder of a checkpoint (safetensors or pytorch_model.bin, config.json and tokenizer), or a GGUF.
     from: PathBuf,
-    /// Folder to write; it must not exist.
+    /// Folder to write, or a GGUF if the name ends with .gguf; it must not exist.
     to: PathBuf,
+    /// How weights are written.
+    #[arg(long, value_enum, default_value_t = Type::F16)]
+    dtype: Type,
     /// Longest shard, such as 16MiB; a single tensor may be longer.
     #[arg(long, default_value = "16MiB", value_parser = parse_size)]
     shard_size: u64,
+}
+
+/// In a folder f16; in a GGUF all of them.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Type {
+    F32,
+    F16,
+    Bf16,
+    #[value(name = "q8_0")]
+    Q8_0,
+    #[value(name = "q4_0")]
+    Q4_0,
+    #[value(name = "q4_1")]
+    Q4_1,
+    #[value(name = "q5_0")]
+    Q5_0,
+    #[value(name = "q5_1")]
+    Q5_1,
+}
+
+impl Type {
+    fn gguf(self) -> Dtype {
+        match self {
+            Type::F32 => Dtype::F32,
+            Type::F16 => Dtype::F16,
+            Type::Bf16 => Dtype::Bf16,
+            Type::Q8_0 => Dtype::Q8_0,
+            Type::Q4_0 => Dtype::Q4_0,
+            Type::Q4_1 => Dtype::Q4_1,
+            Type::Q5_0 => Dtype::Q5_0,
+            Type::Q5_1 => Dtype::Q5_1,
+        }
+    }
 }
 
 #[derive(clap::Args)]
@@ -25,10 +64,21 @@ pub struct Verify {
 
 pub fn convert(arguments: &Convert) -> Result<()> {
     let bar = bar();
-    let plan = convert::convert(&arguments.from, &arguments.to, arguments.shard_size, &|done, total| {
+    let progress = |done, total| {
         bar.set_length(total);
         bar.set_position(done);
-    })?;
+    };
+    if arguments.to.extension().is_some_and(|extension| extension == "gguf") {
+        let tensors = gguf::write::write(&arguments.from, &arguments.to, arguments.dtype.gguf(), &progress)?;
+        bar.finish_and_clear();
+        println!("wrote {}: {tensors} tensors", arguments.to.display());
+        return Ok(());
+    }
+    if arguments.dtype != Type::F16 {
+        let problem = "a folder is written in f16; the other types are GGUF's".into();
+        return Err(Error::InvalidOption { name: "dtype".into(), problem });
+    }
+    let plan = convert::convert(&arguments.from, &arguments.to, arguments.shard_size, &progress)?;
     bar.finish_and_clear();
     report("wrote and verified", &arguments.to, &plan)
 }

@@ -1,5 +1,6 @@
 //! `mobilellm`: the engine without a browser, for debugging, tests and preparing checkpoints.
 
+mod compare;
 mod convert;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -32,6 +33,8 @@ enum Command {
     Synth(Synth),
     /// Rewrite a checkpoint as FP16 shards with a manifest of hashes.
     Convert(convert::Convert),
+    /// Compare models with fewer bits: size, perplexity, agreement, greedy runs.
+    Compare(compare::Compare),
     /// Check a converted checkpoint against its manifest.
     Verify(convert::Verify),
 }
@@ -95,6 +98,7 @@ fn main() -> ExitCode {
         Command::Run(run) => pollster::block_on(answer(&run)),
         Command::Synth(synth) => write_synthetic(&synth),
         Command::Convert(arguments) => convert::convert(&arguments),
+        Command::Compare(arguments) => compare::compare(&arguments),
         Command::Verify(arguments) => convert::verify(&arguments),
     };
     match result {

@@ -8,6 +8,8 @@ mod json;
 mod sentencepiece;
 
 pub(super) use json::flatten;
+#[cfg(not(target_arch = "wasm32"))]
+pub use sentencepiece::pieces as sentencepiece_pieces;
 
 use super::decoder::{Decoder, Kind, Pieces, Recipe, Rule};
 use crate::error::{Error, Result};

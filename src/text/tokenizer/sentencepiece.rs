@@ -51,6 +51,26 @@ fn refused(what: impl std::fmt::Display) -> Error {
     broken(format!("{what} is not supported"))
 }
 
+/// Text, score and type (the file's number) of every piece of a `tokenizer.model`, and whether a space is put before a text.
+///
+/// # Errors
+/// As for reading it as a tokenizer.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn pieces(bytes: &[u8]) -> Result<(Vec<(String, f32, i32)>, bool)> {
+    let file = SentencePiece::parse(bytes)?;
+    let pieces = file.pieces.into_iter().map(|piece| {
+        let kind = match piece.kind {
+            Kind::Normal => 1,
+            Kind::Unknown => 2,
+            Kind::Control => 3,
+            Kind::UserDefined => 4,
+            Kind::Byte(_) => 6,
+        };
+        (piece.text, piece.score, kind)
+    });
+    Ok((pieces.collect(), file.dummy_prefix))
+}
+
 impl SentencePiece {
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let (mut raw, mut trainer, mut normalizer) = (Vec::new(), Trainer::default(), Normalizer::default());

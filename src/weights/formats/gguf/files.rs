@@ -5,7 +5,7 @@ use super::header::Number;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
 
-/// GPT-2's regular expression as llama.cpp and `tokenizers` (in ByteLevel) have it.
+/// Regular expressions by which published tokenizers split a text, each as its tokenizer.json has it.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -59,6 +59,44 @@ fn pre_tokenizer(name: &str) -> Option<PreTokenizer> {
         "default" => plain(DEFAULT.iter().map(|regex| split(regex)).chain([byte_level(false)]).collect()),
         _ => return None,
     })
+}
+
+/// Names that are tried for a tokenizer that another program named not at all; of two that split alike the first.
+#[cfg(not(target_arch = "wasm32"))]
+const NAMES: [&str; 9] = ["gpt-2", "smollm", "llama-bpe", "dbrx", "qwen2", "stablelm2", "tekken", "gpt-4o", "default"];
+
+/// The name of the pre-tokenizer with these steps and normalizers.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn pre_tokenizer_name(steps: &[&Value], normalizers: &[&Value], ignore_merges: bool) -> Option<&'static str> {
+    // What tells two steps apart; offsets do not matter here.
+    let said = |step: &Value| -> Vec<Value> {
+        ["type", "pattern", "behavior", "invert", "use_regex", "add_prefix_space", "individual_digits"]
+            .iter()
+            .map(|field| match (*field, &step[field]) {
+                ("use_regex", Value::Null) if step["type"] == "ByteLevel" => true.into(),
+                (_, value) => value.clone(),
+            })
+            .collect()
+    };
+    let wanted: Vec<_> = steps.iter().map(|step| said(step)).collect();
+    NAMES.into_iter().find(|name| {
+        pre_tokenizer(name).is_some_and(|known| {
+            let normalizer = self::steps(&known.normalizer, "normalizers");
+            known.ignore_merges == ignore_merges
+                && known.steps.iter().map(said).eq(wanted.iter().cloned())
+                && normalizer.iter().map(|step| &step["type"]).eq(normalizers.iter().copied())
+        })
+    })
+}
+
+/// The steps of a component of tokenizer.json, those within others too; none of a null.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn steps<'a>(component: &'a Value, list: &str) -> Vec<&'a Value> {
+    match component[list].as_array() {
+        Some(inner) => inner.iter().flat_map(|step| steps(step, list)).collect(),
+        None if component.is_null() => Vec::new(),
+        None => vec![component],
+    }
 }
 
 impl Header {

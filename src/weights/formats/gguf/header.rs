@@ -422,7 +422,7 @@ fn tensor(cursor: &mut Cursor, name: &str) -> Parsed<(TensorInfo, u64)> {
 }
 
 /// `enum ggml_type`.
-fn dtype(number: u32) -> Option<Dtype> {
+pub fn dtype(number: u32) -> Option<Dtype> {
     Some(match number {
         0 => Dtype::F32,
         1 => Dtype::F16,

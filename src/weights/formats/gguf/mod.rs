@@ -11,6 +11,8 @@
 pub mod blocks;
 mod files;
 mod header;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod write;
 
 #[cfg(test)]
 mod tests;
@@ -72,6 +74,15 @@ pub fn tensors(header: &Header) -> Result<Vec<(TensorInfo, u64)>> {
 pub fn half_split_row(row: usize, head_dim: usize) -> usize {
     let (head, within) = (row / head_dim, row % head_dim);
     head * head_dim + within % 2 * (head_dim / 2) + within / 2
+}
+
+/// Rows of whole heads, `row_bytes` long, from GGUF's order to Hugging Face's.
+pub fn half_split(rows: &[u8], row_bytes: usize, head_dim: usize) -> Vec<u8> {
+    let mut out = vec![0; rows.len()];
+    for (number, row) in rows.chunks_exact(row_bytes).enumerate() {
+        out[half_split_row(number, head_dim) * row_bytes..][..row_bytes].copy_from_slice(row);
+    }
+    out
 }
 
 /// Names of all parts of a split file, given one of them such as `model-00001-of-00003.gguf`.

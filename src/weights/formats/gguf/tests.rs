@@ -241,6 +241,28 @@ fn values_are_those_of_the_python_package_to_the_last_bit() {
     assert!(types == 12 && expected.is_empty());
 }
 
+/// What is written is what the reference code writes, to the last bit.
+#[test]
+fn blocks_are_those_of_the_python_package() {
+    let file = fixture("types.gguf");
+    let (plan, _) = Files::new("types.gguf", file.clone()).plan().unwrap();
+    let bytes = |dtype: Dtype| {
+        let tensor = plan.tensors.iter().find(|t| t.info.dtype == dtype).unwrap();
+        &file[tensor.start as usize..tensor.end() as usize]
+    };
+    let mut values = Vec::new();
+    Dtype::F32.to_f32(bytes(Dtype::F32), &mut values);
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8_0, Dtype::Q4_0, Dtype::Q4_1, Dtype::Q5_0, Dtype::Q5_1]
+    {
+        let mut out = Vec::new();
+        super::write::encode_values("t", dtype, &values, &mut out).unwrap();
+        assert!(out == bytes(dtype), "{dtype:?}");
+    }
+    let mut zero = Vec::new();
+    super::write::encode_values("t", Dtype::Q4_1, &[0.0; 32], &mut zero).unwrap();
+    assert_eq!(zero, [0; 20]);
+}
+
 fn expected() -> Value {
     serde_json::from_slice(&fixture("expected.json")).unwrap()
 }
