@@ -42,12 +42,22 @@ pub fn compare(arguments: &Compare) -> Result<()> {
     let text = std::fs::read_to_string(&arguments.reference).map_err(|e| io(e.to_string()))?;
     let reference: Value = serde_json::from_str(&text).map_err(|e| io(e.to_string()))?;
     let mut base: Option<Said> = None;
-    println!("| weights | MB | perplexity | same best token | mean KL | equal runs |\n| --- | --- | --- | --- | --- | --- |");
+    println!(
+        "| weights | MB | perplexity | same best token | mean KL | equal runs |\n| --- | --- | --- | --- | --- | --- |"
+    );
     for model in &arguments.models {
         let said = listen(model, &reference, arguments.threads)?;
-        let base = base.get_or_insert_with(|| Said { bytes: 0, logprobs: said.logprobs.clone(), ids: said.ids.clone(), runs: said.runs.clone() });
+        let base = base.get_or_insert_with(|| Said {
+            bytes: 0,
+            logprobs: said.logprobs.clone(),
+            ids: said.ids.clone(),
+            runs: said.runs.clone(),
+        });
         if said.ids != base.ids {
-            return Err(Error::InvalidOption { name: "models".into(), problem: format!("{model} has another tokenizer") });
+            return Err(Error::InvalidOption {
+                name: "models".into(),
+                problem: format!("{model} has another tokenizer"),
+            });
         }
         let count = said.logprobs.len() as f64;
         let loss: f64 = said.logprobs.iter().zip(&said.ids[1..]).map(|(row, &id)| -f64::from(row[id as usize])).sum();
