@@ -71,7 +71,7 @@ impl Plan {
 
     async fn of_gguf<S: Source>(source: &S, file: &str) -> Result<(Self, gguf::Header)> {
         let names = gguf::parts(file).unwrap_or_else(|| vec![file.to_owned()]);
-        let (mut files, mut first) = (Vec::new(), None);
+        let (mut files, mut first) = (Vec::new(), None::<gguf::Header>);
         for (number, name) in names.iter().enumerate() {
             let found = source.stat(name).await?;
             let meta = found.ok_or_else(|| Error::FileNotFound { file: name.clone(), searched: source.id() })?;
@@ -79,7 +79,11 @@ impl Plan {
             let header = gguf::Header::read(&reader).await?;
             gguf::check_part(&header, number, names.len())?;
             files.push(FileTensors { tensors: gguf::tensors(&header)?, read: reader.into_read(), meta });
-            first.get_or_insert(header);
+            match &mut first {
+                // The first part speaks for the whole: also for what lies in the others.
+                Some(first) => first.tensors.extend(header.tensors),
+                None => first = Some(header),
+            }
         }
         let header = first.ok_or_else(|| Error::internal("a GGUF of no parts"))?;
         gguf::check_total(&header, files.iter().map(|f| f.tensors.len()).sum())?;

@@ -52,7 +52,7 @@ def bpe(size, pre):
         vocab_size=size - 1, show_progress=False, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"]))
     model = json.loads(tok.to_str())["model"]
-    vocab = model["vocab"] | {"[sea]": size - 1}
+    vocab = model["vocab"] | {"[sea]": len(model["vocab"])}
     tokens = sorted(vocab, key=vocab.get)
     merges = [tuple(m) for m in model["merges"]]
     tok = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=ignore_merges))
@@ -61,19 +61,32 @@ def bpe(size, pre):
         tok.normalizer = normalizers.NFC()
     tok.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in tokens[:3]])
     tok.add_tokens([AddedToken("[sea]", normalized=False)])
-    types = [CONTROL] * 3 + [NORMAL] * (size - 4) + [USER_DEFINED]
+    types = [CONTROL] * 3 + [NORMAL] * (len(tokens) - 4) + [USER_DEFINED]
     return {"model": "gpt2", "pre": pre, "tokens": tokens, "types": types, "merges": [" ".join(m) for m in merges]}, tok
 
 
 def sentencepiece():
-    """A SentencePiece vocabulary: unknown, BOS, EOS, 256 bytes, then words and what they are merged from, best first."""
-    pieces = ["▁" + w for w in "the keeper light of a".split()] + ["ee", "▁t", "▁th", "ke", "▁ke", "▁kee", "▁keep", "pe", "er", "per", "▁l", "li", "gh", "▁li", "ligh", "▁ligh"]
+    """A SentencePiece vocabulary: unknown, BOS, EOS, 256 bytes, then the beginnings of a few words, the longest best, and letters."""
+    words = ["▁" + w for w in ("the", "keeper", "of", "a", "light")]
+    pieces = sorted({w[:n] for w in words for n in range(2, len(w) + 1)}, key=lambda p: (-len(p), p))
     letters = list("▁abcdefghijklmnopqrstuvwxyz.,'")
-    tokens = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)] + sorted(set(pieces), key=pieces.index) + letters
-    tokens.append("[PAD0]")
+    tokens = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)] + pieces + letters + ["[PAD0]"]
     types = [UNKNOWN, CONTROL, CONTROL] + [BYTE] * 256 + [NORMAL] * (len(tokens) - 260) + [UNUSED]
     scores = [0.0] * 259 + [-float(i) for i in range(len(tokens) - 259)]
     return {"model": "llama", "tokens": tokens, "types": types, "scores": scores}
+
+
+def merged(tok, text):
+    """SentencePiece's merging, spelled out: the neighbours whose piece scores highest, of equals the leftmost."""
+    ids = {t: i for i, t in enumerate(tok["tokens"]) if tok["types"][i] == NORMAL}
+    symbols = list("▁" + text.replace(" ", "▁"))
+    while True:
+        pairs = [(tok["scores"][ids[a + b]], -i) for i, (a, b) in enumerate(zip(symbols, symbols[1:])) if a + b in ids]
+        if not pairs:
+            break
+        at = -max(pairs)[1]
+        symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
+    return [1] + [i for s in symbols for i in ([ids[s]] if s in ids else [3 + b for b in s.encode()])]
 
 
 def blocks(rng, kind, rows, columns, std):
@@ -156,7 +169,7 @@ def model(name, shape, tok, kind_of, seed, untied, **how):
             add(f"{b}{part}.weight", rows, columns, gain / columns**0.5)
     norm("output_norm.weight")
     if untied:
-        add("output.weight", vocab, h, 0.3)
+        add("output.weight", vocab, h, 0.9)
     finish(w)
     return values
 
@@ -243,9 +256,10 @@ def main():
              "rope_freq_base": 10000.0, "layer_norm_rms_eps": 1e-6}
     tok = sentencepiece()
     kind_of = lambda n: Q.F32 if "attn_q" in n else Q.BF16 if "ffn" in n else Q.F16
-    ids = [1] + [tok["tokens"].index(t) for t in ("▁the", "▁keeper", "▁of", "▁a", "▁light", ".")]
-    cases = steady("split", shape, tok, kind_of, True, [ids], split_max_tensors=11)
-    cases[0]["prompt"] = "the keeper of a light."
+    texts = ["the keeper of a light.", "a thé of light"]
+    cases = steady("split", shape, tok, kind_of, True, [merged(tok, text) for text in texts], split_max_tensors=11)
+    for case, text in zip(cases, texts):
+        case["prompt"] = text
     expected["split-00001-of-00003"] = cases
     assert len(list(OUT.glob("split-*-of-00003.gguf"))) == 3
 

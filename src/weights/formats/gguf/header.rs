@@ -85,7 +85,8 @@ pub struct Header {
     file: String,
     bytes: Vec<u8>,
     values: BTreeMap<String, Value>,
-    /// With the offset of the first byte in the file, sorted by it. Names are the file's own.
+    /// With the offset of the first byte in the file, sorted by it; of a split file's first part those of the other parts follow.
+    /// Names are the file's own.
     pub tensors: Vec<(TensorInfo, u64)>,
 }
 

@@ -305,8 +305,11 @@ fn parts_of_a_split_file() {
     let parts: Vec<_> =
         (1..=3).map(|n| format!("split-{n:05}-of-00003.gguf")).map(|name| (name.clone(), fixture(&name))).collect();
     let plan = |files: Vec<(String, Vec<u8>)>| Files { files, size: None, read: Cell::new(0) }.plan();
-    let (all, _) = plan(parts.clone()).unwrap();
+    let (all, header) = plan(parts.clone()).unwrap();
     assert_eq!(all.files.len(), 3);
+    // The head lies in the last part.
+    let config = header.small_file("config.json").unwrap().unwrap();
+    assert!(!Config::parse(std::str::from_utf8(&config).unwrap()).unwrap().tied);
     // Any part may be named.
     let mut turned = parts.clone();
     turned.rotate_left(1);
@@ -401,6 +404,16 @@ fn everything(bytes: Vec<u8>) -> Result<Plan> {
         file(name)?;
     }
     Ok(plan)
+}
+
+#[test]
+fn undamaged() {
+    for name in ["narrow-q4_k_m.gguf", "pre-llama-bpe.gguf"] {
+        let (plan, header) = Files::new(name, fixture(name)).plan().unwrap();
+        assert_eq!(plan.tensors.is_empty(), name.starts_with("pre"));
+        Tokenizer::from_json(&header.small_file("tokenizer.json").unwrap().unwrap()).unwrap();
+    }
+    everything(fixture("narrow-q4_k_m.gguf")).unwrap();
 }
 
 fn hostile(sound: &str, damage: &[(prop::sample::Index, u8, u8)], header: usize) {
