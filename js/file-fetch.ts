@@ -1,8 +1,22 @@
 import { node } from './platform.js';
 
+/** For an extension's or an app's own scheme, which no network can fail, a browser's `fetch` has an error where a server would say 404. */
+function installOwnFetch(): void {
+  const fetchWeb = globalThis.fetch;
+  globalThis.fetch = async (input, options) => {
+    try {
+      return await fetchWeb(input, options);
+    } catch (error) {
+      const { protocol } = new URL(input instanceof Request ? input.url : input, location.href);
+      if (/^(https?|blob|data):$/.test(protocol) || !(error instanceof TypeError)) throw error;
+      return new Response(null, { status: 404 });
+    }
+  };
+}
+
 /** Node's `fetch` refuses file: addresses; this one reads them, byte ranges included, as a web server would answer. */
 export function installFileFetch(): void {
-  if (!node) return;
+  if (!node) return installOwnFetch();
   const { fs } = node;
   const fetchWeb = globalThis.fetch;
   globalThis.fetch = async (input, options) => {
