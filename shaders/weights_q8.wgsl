@@ -1,8 +1,8 @@
-// Weights held in 8 bits (src/backend/q8.rs), read by octets. See weights_f16.wgsl. Activations stay f32: a product is exact up
+// Weights held in 8 bits (src/packed/q8.rs), read by octets. See weights_f16.wgsl. Activations stay f32: a product is exact up
 // to f32 rounding, and a step is bound by bytes or by dispatches, not by the arithmetic that `dot4I8Packed` would save.
 
 @group(0) @binding(8) var<storage, read> weight: array<vec2u>; // (rows, columns) i8
-@group(0) @binding(9) var<storage, read> scales: array<u32>; // (rows, columns / 32) bf16, two a word
+@group(0) @binding(9) var<storage, read> scales: array<u32>; // (rows, columns / 32) f16, two a word
 
 struct Octet {
     low: vec4f,
@@ -10,8 +10,8 @@ struct Octet {
 }
 
 fn scale_of(at: u32) -> f32 {
-    let pair = scales[at / 8u];
-    return bitcast<f32>(select(pair << 16u, pair & 0xffff0000u, (at & 4u) != 0u));
+    let pair = unpack2x16float(scales[at / 8u]);
+    return select(pair.x, pair.y, (at & 4u) != 0u);
 }
 
 /// The four bytes of a word, the lowest first.

@@ -6,7 +6,7 @@
 
 use crate::backend::cpu::naive::Naive;
 use crate::backend::sampler::Sampling;
-use crate::backend::{Activation, Backend, Input, Precision, Role};
+use crate::backend::{Activation, Backend, Input, Packing, Precision, Role};
 use crate::config::{Config, DepthSchedule};
 use crate::error::{Error, Result};
 use half::f16;
@@ -180,8 +180,8 @@ fn matrix<B: Backend>(backend: &mut B, role: Role, rows: usize, cols: usize, gai
     let bytes: Vec<u8> =
         (0..rows * cols).flat_map(|i| f16::from_f32(scale * noise(role as u64 + 1, i as u64)).to_le_bytes()).collect();
     let (split, width) = (rows / 3, cols * 2);
-    backend.write_rows(&mut matrix, 0, &bytes, 0..split * width)?;
-    backend.write_rows(&mut matrix, split, &bytes, split * width..rows * width)?;
+    backend.write_rows(&mut matrix, 0, Packing::F16, &bytes, 0..split * width)?;
+    backend.write_rows(&mut matrix, split, Packing::F16, &bytes, split * width..rows * width)?;
     Ok(matrix)
 }
 
@@ -391,7 +391,7 @@ mod tests {
     /// Beside 8-bit weights, keys and values are held as f16, and one row of activations in integers of 16 bits.
     #[test]
     fn one_cpu_thread() {
-        for (precision, tolerance) in [(Precision::F16, 1e-4), (Precision::Q8, 2e-3)] {
+        for (precision, tolerance) in [(Precision::F16, 1e-4), (Precision::Q8, 2e-3), (Precision::Q4, 2e-3)] {
             let report = pollster::block_on(check(|config| Ok(Cpu::new(config, precision)), precision, tolerance));
             let report = report.unwrap();
             println!("{} {precision:?}: {report}", Cpu::lanes());

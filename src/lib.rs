@@ -27,6 +27,7 @@
 //! | [`conformance`], [`synthetic`] | every verb against the oracle; seeded weights of any shape |
 //! | [`protocol`] | requests and results as JavaScript spells them; the TypeScript types are written from these |
 //! | `web` | the JavaScript side; besides it only `backend/gpu/browser.rs` names `wasm_bindgen` and `js_sys` |
+//! | [`packed`] | how weights are packed: f16, 8 and 4 bits |
 //! | [`bytes`], [`error`] | bytes that may lie outside Rust memory; one error type, with a stable code and a remedy |
 //!
 //! What always holds: a fast path agrees with [`backend::cpu::naive`], and that with PyTorch (`tests/golden.rs`); every executed
@@ -43,6 +44,7 @@ pub mod conformance;
 pub mod engine;
 pub mod error;
 pub mod model;
+pub mod packed;
 pub mod protocol;
 pub mod session;
 pub mod synthetic;

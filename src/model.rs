@@ -5,11 +5,11 @@
 //! ```
 //! A stored block may run several times ([`Config::order`]); every executed layer has its own keys and values.
 
-use crate::backend::{Activation, Backend, Input, Role};
+use crate::backend::{Activation, Backend, Input, Packing, Role};
 use crate::bytes::Bytes;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::weights::formats::gguf;
+use crate::weights::formats::gguf::{self, blocks};
 use crate::weights::{Dtype, TensorInfo, TensorSink};
 use half::f16;
 use std::collections::HashMap;
@@ -122,6 +122,13 @@ enum Part {
     Out(usize),
     GateUp(usize),
     Down(usize),
+}
+
+impl Part {
+    /// Whether it is a matrix of the vocabulary, whose packing is another one.
+    fn is_table(self) -> bool {
+        matches!(self, Part::Embedding | Part::Head)
+    }
 }
 
 /// A tensor under way.
@@ -345,14 +352,26 @@ impl<B: Backend> Loader<B> {
                     other => other,
                 };
                 if info.dtype == Dtype::F16 && !info.rope_pairs {
-                    return self.backend.write_rows(matrix, first + row, bytes, range).map_err(named);
+                    return self.backend.write_rows(matrix, first + row, Packing::F16, bytes, range).map_err(named);
                 }
+                let precision = self.backend.precision();
+                let held = if place.is_table() { precision.of_tables() } else { precision.of_blocks() };
                 let cols = info.shape.last().copied().unwrap_or(1);
                 let rows_at_once = (CONVERTED / cols / unit).max(1) * unit;
                 let (mut raw, mut row) = (Vec::new(), row);
                 for at in range.clone().step_by(rows_at_once * info.row_bytes()) {
                     raw.resize((rows_at_once * info.row_bytes()).min(range.end - at), 0);
                     bytes.read(at, &mut raw);
+                    let same = blocks::packed(info.dtype, held, &raw);
+                    if let Some((packing, mut packed)) = same {
+                        if info.rope_pairs {
+                            packed = gguf::half_split(&packed, packing.row_bytes(cols), self.config.head_dim);
+                        }
+                        let range = 0..packed.len();
+                        self.backend.write_rows(matrix, first + row, packing, &packed, range).map_err(named)?;
+                        row += rows_at_once;
+                        continue;
+                    }
                     let mut halves = to_f16(&raw, info.dtype).map_err(|(at, value)| {
                         let problem = format!("value {} is {value}: f16 holds at most 65504", row * cols + at);
                         Error::tensor(&info.name, problem)
@@ -360,7 +379,9 @@ impl<B: Backend> Loader<B> {
                     if info.rope_pairs {
                         halves = gguf::half_split(&halves, 2 * cols, self.config.head_dim);
                     }
-                    self.backend.write_rows(matrix, first + row, &halves, 0..halves.len()).map_err(named)?;
+                    self.backend
+                        .write_rows(matrix, first + row, Packing::F16, &halves, 0..halves.len())
+                        .map_err(named)?;
                     row += rows_at_once;
                 }
                 Ok(())

@@ -53,6 +53,11 @@ mod gpu {
         run(&DeviceOptions::default(), Precision::Q8);
     }
 
+    #[test]
+    fn whole_q4() {
+        run(&DeviceOptions::default(), Precision::Q4);
+    }
+
     /// Tables over the binding limit; with subgroups alone. Here 8-bit weights, whose scales go by pairs; `plain` has the other.
     #[test]
     fn split() {

@@ -6,7 +6,7 @@ use half::f16;
 use mobilellm_web::backend::cpu::Cpu;
 use mobilellm_web::backend::gpu::{Device, DeviceOptions, Gpu};
 use mobilellm_web::backend::sampler::{Sampler, Sampling, argmax};
-use mobilellm_web::backend::{Backend, Input, Precision, Role};
+use mobilellm_web::backend::{Backend, Input, Packing, Precision, Role};
 use mobilellm_web::config::Config;
 use mobilellm_web::engine;
 use mobilellm_web::model::{Loader, Model};
@@ -79,7 +79,7 @@ fn bigram(backend: &mut Gpu, vocab: usize) -> impl Sized + use<> {
         let mut matrix = backend.new_matrix(role, vocab, 32).unwrap();
         let values = (0..vocab * 32).flat_map(|i| f16::from_f32(scale * noise(seed, i * i + i)).to_le_bytes());
         let bytes: Vec<u8> = values.collect();
-        backend.write_rows(&mut matrix, 0, &bytes, 0..bytes.len()).unwrap();
+        backend.write_rows(&mut matrix, 0, Packing::F16, &bytes, 0..bytes.len()).unwrap();
         matrix
     };
     let (table, head) = (make(Role::Embedding, 1.0, 1), make(Role::Head, 0.3, 2));

@@ -12,7 +12,7 @@ use std::mem::{offset_of, size_of};
 fn modules() -> Vec<(String, Module)> {
     let mut list = Vec::new();
     for (subgroups, f16) in [(false, false), (true, false), (true, true)] {
-        for precision in [Precision::F16, Precision::Q8] {
+        for precision in [Precision::F16, Precision::Q8, Precision::Q4] {
             for (name, source) in texts(Variant { subgroups, f16 }, precision) {
                 let name = format!("{name}, subgroups {subgroups}, f16 {f16}, {precision:?}");
                 let module = naga::front::wgsl::parse_str(&source)
@@ -29,7 +29,9 @@ fn modules() -> Vec<(String, Module)> {
 fn every_file_is_part_of_a_kernel() {
     let all: String = [(true, true), (false, false)]
         .into_iter()
-        .flat_map(|(subgroups, f16)| [Precision::F16, Precision::Q8].map(|p| texts(Variant { subgroups, f16 }, p)))
+        .flat_map(|(subgroups, f16)| {
+            [Precision::F16, Precision::Q8, Precision::Q4].map(|p| texts(Variant { subgroups, f16 }, p))
+        })
         .flatten()
         .map(|(_, text)| text)
         .collect();

@@ -19,25 +19,13 @@ pub mod cpu;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 
-pub mod q8;
 pub mod sampler;
 
 use crate::bytes::Bytes;
 use crate::error::Result;
+pub use crate::packed::{Packing, Precision};
 use sampler::Sampling;
 use std::ops::Range;
-
-/// How weights are held in memory; the download is the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
-#[cfg_attr(test, derive(ts_rs::TS), ts(rename = "Dtype"))]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// As published.
-    #[default]
-    F16,
-    /// 8-bit integers in groups with a scale ([`q8`]): half the memory.
-    Q8,
-}
 
 /// What a matrix is for: backends lay weights out accordingly. All are (out, in), row-major, as stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,6 +42,16 @@ pub enum Role {
     GateUp,
     /// (hidden, intermediate).
     Down,
+}
+
+impl Role {
+    /// How a matrix of this role is packed in a model of this precision.
+    pub fn packing(self, precision: Precision) -> Packing {
+        match self {
+            Role::Embedding | Role::Head => precision.of_tables(),
+            Role::Qkv | Role::AttentionOut | Role::GateUp | Role::Down => precision.of_blocks(),
+        }
+    }
 }
 
 /// Where the ids of a pass come from.
@@ -83,7 +81,7 @@ pub enum Activation {
     FeedForward,
 }
 
-/// Computes the verbs for one model. Weights are f16 or an 8-bit form of the same f16 download, as the backend was opened.
+/// Computes the verbs for one model. Weights are held in the [`Precision`] that the backend was opened with.
 #[allow(async_fn_in_trait, reason = "single-threaded on the web: no Send bound is wanted")]
 pub trait Backend {
     /// Weights of one [`Role`], filled by `write_rows`.
@@ -95,14 +93,19 @@ pub trait Backend {
     /// A sampled id that may still be on the device.
     type Ticket;
 
+    /// How weights are held.
+    fn precision(&self) -> Precision;
+
     /// An empty matrix; every row is written before it is used.
     fn new_matrix(&mut self, role: Role, rows: usize, cols: usize) -> Result<Self::Matrix>;
 
-    /// Writes whole rows of f16 (little-endian, row-major) from row `first` on: bytes `range` of `bytes`.
+    /// Writes whole rows from row `first` on: bytes `range` of `bytes`, packed as `packing` says. Rows that are packed as the
+    /// matrix is ([`Role::packing`]) are held as they are, others are packed anew.
     fn write_rows(
         &mut self,
         matrix: &mut Self::Matrix,
         first: usize,
+        packing: Packing,
         bytes: &dyn Bytes,
         range: Range<usize>,
     ) -> Result<()>;

@@ -10,12 +10,13 @@ use super::files::FilesSource;
 use super::host::WebHost;
 use super::js::{Js, from_js, from_json, to_js};
 use super::store::{IdbStore, PieceReader, WebLock};
-use crate::backend::Precision;
 use crate::backend::cpu::Cpu;
+use crate::backend::{Packing, Precision};
 use crate::bytes::Bytes;
 use crate::config::Config;
 use crate::engine::{self, DeviceChoice, OpenOptions, SelfCheck};
 use crate::error::Result;
+use crate::packed::GROUP;
 use crate::protocol::{CacheChoice, EngineRequest, Estimate, EstimateRequest, ResolvedSource, SourceRequest};
 use crate::text::ChatInput;
 use crate::weights::checkpoint::{self, Checkpoint};
@@ -178,16 +179,18 @@ pub async fn estimate(
     let context = engine::context_length(&config, request.context_length)? as u64;
     let sizes = checkpoint.sizes().await;
     let remote = checkpoint.source().remote(); // else nothing is fetched or stored
-    // Keys and values: on the GPU f32 and f16; on the CPU f32, beside q8 f16. A q8 weight: a byte, and a bf16 scale for 32.
+    // Keys and values: on the GPU f32 and f16; on the CPU f32, beside weights in groups f16.
     let cached = context * (config.order().len() * config.kv_width()) as u64;
-    let held = |bytes: f64| (config.parameters() as f64 * bytes) as u64;
-    let q8 = 1.0 + 2.0 / crate::backend::q8::GROUP as f64;
-    let (each, cpu_pair) = if request.dtype == Precision::Q8 { (q8, 4) } else { (2.0, 8) };
+    let precision = request.dtype;
+    let tables = (config.vocab_size * config.hidden_size * if config.tied { 1 } else { 2 }) as u64;
+    let bytes = |weights: u64, packing: Packing| weights / GROUP as u64 * packing.row_bytes(GROUP) as u64;
+    let held = bytes(tables, precision.of_tables()) + bytes(config.parameters() - tables, precision.of_blocks());
+    let cpu_pair = if precision == Precision::F16 { 8 } else { 4 };
     to_js(&Estimate {
         download_bytes: if remote { sizes.missing_bytes } else { 0 },
         disk_bytes: if remote { sizes.total_bytes } else { 0 },
-        gpu_bytes: held(each) + cached * 6,
-        cpu_bytes: held(each) + cached * cpu_pair,
+        gpu_bytes: held + cached * 6,
+        cpu_bytes: held + cached * cpu_pair,
         free_bytes: sizes.free_bytes,
     })
 }

@@ -34,7 +34,7 @@ pub trait Cache {
 pub fn new_cache(precision: Precision, layers: usize, heads: usize, head_dim: usize) -> Box<dyn Cache> {
     match precision {
         Precision::F16 => Box::new(Chunks::<[[f32; 4]; 2]>::new(layers, heads, head_dim)),
-        Precision::Q8 => Box::new(Chunks::<[u32; 4]>::new(layers, heads, head_dim)),
+        Precision::Q8 | Precision::Q4 => Box::new(Chunks::<[u32; 4]>::new(layers, heads, head_dim)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the leader tells every rank, as words.
 
-use crate::backend::Role;
+use crate::backend::{Packing, Role};
 use crate::error::{Error, Result};
 
 /// Commands name matrices, gains and caches by number, in the order of their making.
@@ -11,10 +11,11 @@ pub enum Command<'a> {
         rows: usize,
         cols: usize,
     },
-    /// Whole rows of f16, two a word.
+    /// The bytes of whole rows; the last word may be filled up.
     WriteRows {
         matrix: u32,
         first: usize,
+        packing: Packing,
         words: &'a [u32],
     },
     /// f32 bits.
@@ -106,6 +107,7 @@ fn garbled() -> Error {
     Error::internal("garbled command between CPU threads")
 }
 
+const PACKINGS: [Packing; 3] = [Packing::F16, Packing::Q8, Packing::Q4];
 const ROLES: [Role; 6] = [Role::Embedding, Role::Head, Role::Qkv, Role::AttentionOut, Role::GateUp, Role::Down];
 
 impl<'a> Command<'a> {
@@ -115,7 +117,9 @@ impl<'a> Command<'a> {
     pub fn encode(&self, out: &mut Vec<u32>) {
         let (header, payload): ([u32; 4], [&[u32]; 2]) = match *self {
             Command::Matrix { role, rows, cols } => ([0, role as u32, rows as u32, cols as u32], [&[], &[]]),
-            Command::WriteRows { matrix, first, words } => ([1, matrix, first as u32, 0], [words, &[]]),
+            Command::WriteRows { matrix, first, packing, words } => {
+                ([1, matrix, first as u32, packing as u32], [words, &[]])
+            }
             Command::Gain { words } => ([2, 0, 0, 0], [words, &[]]),
             Command::Cache { cache, layers } => ([3, cache, layers as u32, 0], [&[], &[]]),
             Command::Fork { cache, from, len } => ([4, cache, from, len as u32], [&[], &[]]),
@@ -138,7 +142,12 @@ impl<'a> Command<'a> {
                 rows: b as usize,
                 cols: c as usize,
             },
-            1 => Command::WriteRows { matrix: a, first: b as usize, words: payload },
+            1 => Command::WriteRows {
+                matrix: a,
+                first: b as usize,
+                packing: *PACKINGS.get(c as usize).ok_or_else(garbled)?,
+                words: payload,
+            },
             2 => Command::Gain { words: payload },
             3 => Command::Cache { cache: a, layers: b as usize },
             4 => Command::Fork { cache: a, from: b, len: c as usize },
@@ -174,7 +183,9 @@ mod tests {
         let mut words = Vec::new();
         let all_roles = ROLES.map(|role| Command::Matrix { role, rows: 960, cols: 576 });
         let others = [
-            Command::WriteRows { matrix: 3, first: 64, words: &[1, 2, 3] },
+            Command::WriteRows { matrix: 3, first: 64, packing: Packing::F16, words: &[1, 2, 3] },
+            Command::WriteRows { matrix: 3, first: 64, packing: Packing::Q8, words: &[1, 2, 3] },
+            Command::WriteRows { matrix: 3, first: 64, packing: Packing::Q4, words: &[1, 2, 3] },
             Command::Gain { words: &[9, 8] },
             Command::Cache { cache: 5, layers: 30 },
             Command::Fork { cache: 6, from: 5, len: 77 },
@@ -187,7 +198,9 @@ mod tests {
             command.encode(&mut words);
             assert_eq!(Command::decode(&words).unwrap(), *command);
         }
-        for bad in [&[][..], &[1, 2, 3], &[8, 0, 0, 0], &[0, 6, 0, 0], &[6, 0, 5, 0, 1], &[6, 0, 0, 0, 1]] {
+        for bad in
+            [&[][..], &[1, 2, 3], &[8, 0, 0, 0], &[0, 6, 0, 0], &[1, 0, 0, 3], &[6, 0, 5, 0, 1], &[6, 0, 0, 0, 1]]
+        {
             assert_eq!(Command::decode(bad).unwrap_err().code(), "internal");
         }
     }

@@ -21,7 +21,7 @@ pub use team::Threads;
 pub use team::{Exchange, Shard, Solo};
 
 use crate::backend::sampler::{Sampler, Sampling};
-use crate::backend::{Activation, Backend, Input, Precision, Role};
+use crate::backend::{Activation, Backend, Input, Packing, Precision, Role};
 use crate::bytes::Bytes;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -183,22 +183,34 @@ impl Backend for Cpu {
     type Cache = Cache;
     type Ticket = u32;
 
+    fn precision(&self) -> Precision {
+        self.rank.precision
+    }
+
     fn new_matrix(&mut self, role: Role, rows: usize, cols: usize) -> Result<Matrix> {
         self.command(Command::Matrix { role, rows, cols })?;
         self.matrices += 1;
         Ok(Matrix { number: self.matrices - 1, cols })
     }
 
-    fn write_rows(&mut self, matrix: &mut Matrix, first: usize, bytes: &dyn Bytes, range: Range<usize>) -> Result<()> {
-        let row_bytes = 2 * matrix.cols;
+    fn write_rows(
+        &mut self,
+        matrix: &mut Matrix,
+        first: usize,
+        packing: Packing,
+        bytes: &dyn Bytes,
+        range: Range<usize>,
+    ) -> Result<()> {
+        let row_bytes = packing.row_bytes(matrix.cols);
         // Whole panels, where rows are not too long for that.
         let step = (4 * PIECE / row_bytes / panels::ROWS * panels::ROWS).max(1) * row_bytes;
-        let mut words = vec![0u32; step.min(range.len()) / 4];
+        let mut words = vec![0u32; step.min(range.len()).div_ceil(4)];
         for start in range.clone().step_by(step) {
-            let words = &mut words[..step.min(range.end - start) / 4];
-            bytes.read(start, bytemuck::cast_slice_mut(words));
+            let length = step.min(range.end - start);
+            let words = &mut words[..length.div_ceil(4)];
+            bytes.read(start, &mut bytemuck::cast_slice_mut(words)[..length]);
             let first = first + (start - range.start) / row_bytes;
-            self.command(Command::WriteRows { matrix: matrix.number, first, words })?;
+            self.command(Command::WriteRows { matrix: matrix.number, first, packing, words })?;
         }
         Ok(())
     }

@@ -1,16 +1,16 @@
 //! The verbs as plain loops: the oracle that every faster path is checked against. Nothing here is clever.
 
-use crate::backend::q8::{GROUP, quantise};
 use crate::backend::sampler::{Sampler, Sampling};
-use crate::backend::{Activation, Backend, Input, Precision, Role};
+use crate::backend::{Activation, Backend, Input, Packing, Precision, Role};
 use crate::bytes::Bytes;
 use crate::config::Config;
-use crate::error::Result;
-use half::f16;
+use crate::error::{Error, Result};
+use crate::packed::{repack, unpack};
 use std::ops::Range;
 
-/// (rows, cols), widened from f16 once.
+/// (rows, cols): the f32 that each packed weight stands for.
 pub struct Matrix {
+    packing: Packing,
     cols: usize,
     values: Vec<f32>,
 }
@@ -18,7 +18,7 @@ pub struct Matrix {
 impl Matrix {
     /// Of rows of `cols` values.
     pub fn new(cols: usize, values: Vec<f32>) -> Self {
-        Matrix { cols, values }
+        Matrix { packing: Packing::F16, cols, values }
     }
 
     fn row(&self, row: usize) -> &[f32] {
@@ -57,7 +57,7 @@ impl Naive {
         Self::with_precision(config, Precision::F16)
     }
 
-    /// With 8-bit weights: each is the f32 that its integer and scale stand for.
+    /// With weights in fewer bits: each is the f32 that it stands for.
     pub fn with_precision(config: &Config, precision: Precision) -> Self {
         Naive {
             precision,
@@ -128,23 +128,27 @@ impl Backend for Naive {
     type Cache = Cache;
     type Ticket = u32;
 
-    fn new_matrix(&mut self, _: Role, rows: usize, cols: usize) -> Result<Matrix> {
-        Ok(Matrix { cols, values: vec![0.0; rows * cols] })
+    fn precision(&self) -> Precision {
+        self.precision
     }
 
-    fn write_rows(&mut self, matrix: &mut Matrix, first: usize, bytes: &dyn Bytes, range: Range<usize>) -> Result<()> {
+    fn new_matrix(&mut self, role: Role, rows: usize, cols: usize) -> Result<Matrix> {
+        Ok(Matrix { packing: role.packing(self.precision), cols, values: vec![0.0; rows * cols] })
+    }
+
+    fn write_rows(
+        &mut self,
+        matrix: &mut Matrix,
+        first: usize,
+        packing: Packing,
+        bytes: &dyn Bytes,
+        range: Range<usize>,
+    ) -> Result<()> {
         let mut raw = vec![0; range.len()];
         bytes.read(range.start, &mut raw);
-        let from = first * matrix.cols;
-        for (value, pair) in matrix.values[from..].iter_mut().zip(raw.chunks_exact(2)) {
-            *value = f16::from_le_bytes([pair[0], pair[1]]).to_f32();
-        }
-        if self.precision == Precision::Q8 {
-            for group in matrix.values[from..from + raw.len() / 2].as_chunks_mut::<GROUP>().0 {
-                let (scale, q) = quantise(&group.map(f16::from_f32));
-                *group = q.map(|q| scale.to_f32() * f32::from(q));
-            }
-        }
+        let packed = repack(packing, matrix.packing, &raw).map_err(|problem| Error::tensor("", problem))?;
+        let values = unpack(matrix.packing, &packed);
+        matrix.values[first * matrix.cols..][..values.len()].copy_from_slice(&values);
         Ok(())
     }
 

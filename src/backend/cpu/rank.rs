@@ -32,7 +32,7 @@ struct Matrix {
 
 pub struct Rank {
     config: Config,
-    precision: Precision,
+    pub precision: Precision,
     shard: Shard,
     pub exchange: Box<dyn Exchange>,
     matrices: Vec<Matrix>,
@@ -79,7 +79,7 @@ impl Rank {
             tokens: 0,
             x: Vec::new(),
             q: Vec::new(),
-            input: Inputs::new(precision),
+            input: Inputs::new(precision != Precision::F16),
             own: Vec::new(),
             second: Vec::new(),
             gathered: Vec::new(),
@@ -123,23 +123,23 @@ impl Rank {
     fn execute(&mut self, command: Command) -> Result<()> {
         match command {
             Command::Matrix { role, rows, cols } => {
+                let packing = role.packing(self.precision);
                 let segments = self.segments(role, rows).into_iter().filter(|range| !range.is_empty());
                 let segments = segments
-                    .map(|range| {
-                        Ok(Segment { first: range.start, panels: Panels::new(range.len(), cols, self.precision)? })
-                    })
+                    .map(|range| Ok(Segment { first: range.start, panels: Panels::new(range.len(), cols, packing)? }))
                     .collect::<Result<_>>()?;
                 self.matrices.push(Matrix { cols, segments });
             }
-            Command::WriteRows { matrix, first, words } => {
+            Command::WriteRows { matrix, first, packing, words } => {
                 let matrix = self.matrices.get_mut(matrix as usize).ok_or_else(unknown)?;
-                let width = matrix.cols / 2;
+                let width = packing.row_bytes(matrix.cols);
+                let bytes: &[u8] = bytemuck::cast_slice(words);
                 for segment in &mut matrix.segments {
                     let start = first.max(segment.first);
-                    let end = (first + words.len() / width).min(segment.first + segment.panels.rows());
+                    let end = (first + bytes.len() / width).min(segment.first + segment.panels.rows());
                     if start < end {
-                        let words = &words[(start - first) * width..(end - first) * width];
-                        segment.panels.write_rows(start - segment.first, bytemuck::cast_slice(words))?;
+                        let rows = &bytes[(start - first) * width..(end - first) * width];
+                        segment.panels.write_rows(start - segment.first, packing, rows)?;
                     }
                 }
             }

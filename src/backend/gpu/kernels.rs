@@ -2,7 +2,7 @@
 
 use super::activations::{MAX_PARTS, MAX_ROWS};
 use super::{CHUNK, host};
-use crate::backend::Precision;
+use crate::backend::{Packing, Precision};
 use crate::config::Config;
 use std::collections::HashMap;
 
@@ -111,7 +111,7 @@ impl Kernel {
     }
 
     /// The whole module: the pieces that it shares with others, then its own text.
-    fn text(self, variant: Variant, precision: Precision) -> String {
+    fn text(self, variant: Variant, packing: Packing) -> String {
         use Kernel::*;
         let reduces = matches!(self, Qkv | Attend | MatmulAdd | GateUp | Logits | RmsNorm);
         let steps = matches!(self, Qkv | Attend | Merge | Logits | Sample | RmsNorm | Matmul | Rope);
@@ -122,8 +122,9 @@ impl Kernel {
             (steps, shader!("step")),
             (reduces && variant.subgroups, shader!("reduce_subgroups")),
             (reduces && !variant.subgroups, shader!("reduce")),
-            (self.reads_weights() && precision == Precision::F16, shader!("weights_f16")),
-            (self.reads_weights() && precision == Precision::Q8, shader!("weights_q8")),
+            (self.reads_weights() && packing == Packing::F16, shader!("weights_f16")),
+            (self.reads_weights() && packing == Packing::Q8, shader!("weights_q8")),
+            (self.reads_weights() && packing == Packing::Q4, shader!("weights_q4")),
             (f16, shader!("tile_f16")),
             (self == Matmul && !f16, shader!("tile_f32")),
             (matches!(self, Qkv | Rope), shader!("heads")),
@@ -131,6 +132,11 @@ impl Kernel {
             (true, self.own_text()),
         ];
         pieces.into_iter().filter(|(wanted, _)| *wanted).map(|(_, text)| text).collect()
+    }
+
+    /// Of the weights that it reads; [`Kernel::Matmul`] also reads the head's.
+    fn packing(self, precision: Precision) -> Packing {
+        if matches!(self, Kernel::Embed | Kernel::Logits) { precision.of_tables() } else { precision.of_blocks() }
     }
 
     fn reads_weights(self) -> bool {
@@ -141,7 +147,12 @@ impl Kernel {
 
 /// Name and text of every shader as it is compiled; for tests and to tell one version of them from another.
 pub fn texts(variant: Variant, precision: Precision) -> Vec<(&'static str, String)> {
-    ALL.map(|kernel| (kernel.name(), kernel.text(variant, precision))).into()
+    let mut list: Vec<_> =
+        ALL.iter().map(|kernel| (kernel.name(), kernel.text(variant, kernel.packing(precision)))).collect();
+    if precision.of_tables() != precision.of_blocks() {
+        list.push((Kernel::Matmul.name(), Kernel::Matmul.text(variant, precision.of_tables())));
+    }
+    list
 }
 
 /// Values of a shader's `override` constants.
@@ -150,6 +161,8 @@ pub(super) type Constants = Vec<(&'static str, f64)>;
 /// A kernel with its constants.
 pub(super) struct Program {
     pub kernel: Kernel,
+    /// Of the weights, for a kernel that reads any.
+    pub packing: Packing,
     pub constants: Constants,
 }
 
@@ -172,13 +185,18 @@ pub(super) enum Product {
 /// What each verb compiles to, for one model.
 pub(super) struct Programs {
     pub config: Config,
+    pub precision: Precision,
     /// Threads that share the product of four rows of so many elements.
     pub threads: fn(usize) -> usize,
 }
 
 impl Programs {
-    fn program(kernel: Kernel, constants: impl IntoIterator<Item = (&'static str, usize)>) -> Program {
-        Program { kernel, constants: constants.into_iter().map(|(name, value)| (name, value as f64)).collect() }
+    fn program(&self, kernel: Kernel, constants: impl IntoIterator<Item = (&'static str, usize)>) -> Program {
+        Program {
+            kernel,
+            packing: kernel.packing(self.precision),
+            constants: constants.into_iter().map(|(name, value)| (name, value as f64)).collect(),
+        }
     }
 
     fn with_epsilon(&self, mut program: Program) -> Program {
@@ -197,52 +215,52 @@ impl Programs {
 
     pub fn embed(&self, part: Span) -> Program {
         let of = [("HIDDEN", self.config.hidden_size), ("FIRST", part.first), ("COUNT", part.rows)];
-        Self::program(Kernel::Embed, of)
+        self.program(Kernel::Embed, of)
     }
 
     pub fn qkv(&self) -> Program {
-        self.with_epsilon(Self::program(Kernel::Qkv, self.heads().into_iter().chain(self.hidden())))
+        self.with_epsilon(self.program(Kernel::Qkv, self.heads().into_iter().chain(self.hidden())))
     }
 
     pub fn attend(&self) -> Program {
-        Self::program(Kernel::Attend, self.heads().into_iter().chain([("THREADS", 256)]))
+        self.program(Kernel::Attend, self.heads().into_iter().chain([("THREADS", 256)]))
     }
 
     pub fn merge(&self) -> Program {
         let c = &self.config;
         let of = [("HEADS", c.num_heads), ("HEAD_DIM", c.head_dim), ("CHUNK", CHUNK), ("MOST", MAX_PARTS)];
-        Self::program(Kernel::Merge, of)
+        self.program(Kernel::Merge, of)
     }
 
     pub fn matmul_add(&self, rows: usize, cols: usize) -> Program {
-        Self::program(Kernel::MatmulAdd, [("ROWS", rows), ("COLS", cols), ("THREADS", (self.threads)(cols))])
+        self.program(Kernel::MatmulAdd, [("ROWS", rows), ("COLS", cols), ("THREADS", (self.threads)(cols))])
     }
 
     pub fn gate_up(&self) -> Program {
         let width = [("WIDTH", self.config.intermediate_size)];
-        self.with_epsilon(Self::program(Kernel::GateUp, self.hidden().into_iter().chain(width)))
+        self.with_epsilon(self.program(Kernel::GateUp, self.hidden().into_iter().chain(width)))
     }
 
     pub fn logits(&self, part: Span) -> Program {
         let of = [("VOCAB", self.config.vocab_size), ("FIRST", part.first), ("COUNT", part.rows)];
-        self.with_epsilon(Self::program(Kernel::Logits, self.hidden().into_iter().chain(of)))
+        self.with_epsilon(self.program(Kernel::Logits, self.hidden().into_iter().chain(of)))
     }
 
     pub fn argmax(&self) -> Program {
-        Self::program(Kernel::Argmax, [("VOCAB", self.config.vocab_size)])
+        self.program(Kernel::Argmax, [("VOCAB", self.config.vocab_size)])
     }
 
     pub fn sample(&self) -> Program {
-        Self::program(Kernel::Sample, [("VOCAB", self.config.vocab_size)])
+        self.program(Kernel::Sample, [("VOCAB", self.config.vocab_size)])
     }
 
     pub fn rms_norm(&self, logits: bool) -> Program {
         let of = self.hidden().into_iter().chain([("LOGITS", usize::from(logits))]);
-        self.with_epsilon(Self::program(Kernel::RmsNorm, of))
+        self.with_epsilon(self.program(Kernel::RmsNorm, of))
     }
 
     /// `part` of a matrix of `rows`.
-    pub fn matmul(&self, rows: usize, part: Span, product: Product) -> Program {
+    pub fn matmul(&self, packing: Packing, rows: usize, part: Span, product: Product) -> Program {
         let mut of = vec![
             ("ROOM", MAX_ROWS),
             ("ADD", usize::from(product == Product::Add)),
@@ -251,15 +269,15 @@ impl Programs {
         if part.rows < rows {
             of.extend([("STRIDE", rows), ("FIRST", part.first)]);
         }
-        Self::program(Kernel::Matmul, of)
+        Program { packing, ..self.program(Kernel::Matmul, of) }
     }
 
     pub fn rope(&self) -> Program {
-        Self::program(Kernel::Rope, self.heads())
+        self.program(Kernel::Rope, self.heads())
     }
 
     pub fn swiglu(&self) -> Program {
-        Self::program(Kernel::Swiglu, [("WIDTH", self.config.intermediate_size)])
+        self.program(Kernel::Swiglu, [("WIDTH", self.config.intermediate_size)])
     }
 
     /// All that answers need; `table` is how the embedding is split. The product of many rows of logits, which only scores
@@ -267,7 +285,7 @@ impl Programs {
     pub fn all(&self, table: &[Span]) -> Vec<Program> {
         let c = &self.config;
         let (hidden, width, ffn) = (c.hidden_size, c.attention_width(), c.intermediate_size);
-        let product = |how| self.matmul(1, Span { first: 0, rows: 1 }, how);
+        let product = |how| self.matmul(self.precision.of_blocks(), 1, Span { first: 0, rows: 1 }, how);
         let mut list = vec![
             self.qkv(),
             self.attend(),
@@ -291,10 +309,10 @@ impl Programs {
 }
 
 /// A kernel with its constants, as bits that can be compared.
-type Key = (Kernel, Vec<(&'static str, u64)>);
+type Key = (Kernel, Packing, Vec<(&'static str, u64)>);
 
 fn key(program: &Program) -> Key {
-    (program.kernel, program.constants.iter().map(|&(name, value)| (name, value.to_bits())).collect())
+    (program.kernel, program.packing, program.constants.iter().map(|&(name, value)| (name, value.to_bits())).collect())
 }
 
 /// A test's way to damage a shader: name and text of each -> the text to compile.
@@ -304,9 +322,8 @@ pub type Alter = fn(&str, String) -> String;
 pub(super) struct Kernels {
     device: wgpu::Device,
     variant: Variant,
-    precision: Precision,
     alter: Option<Alter>,
-    modules: HashMap<Kernel, wgpu::ShaderModule>,
+    modules: HashMap<(Kernel, Packing), wgpu::ShaderModule>,
     pipelines: HashMap<Key, wgpu::ComputePipeline>,
     /// Programs that the browser is compiling.
     compiling: Option<(host::Compiling, Vec<Program>)>,
@@ -320,16 +337,8 @@ pub(super) struct Launch {
 }
 
 impl Kernels {
-    pub fn new(device: wgpu::Device, variant: Variant, precision: Precision, alter: Option<Alter>) -> Self {
-        Kernels {
-            device,
-            variant,
-            precision,
-            alter,
-            modules: HashMap::new(),
-            pipelines: HashMap::new(),
-            compiling: None,
-        }
+    pub fn new(device: wgpu::Device, variant: Variant, alter: Option<Alter>) -> Self {
+        Kernels { device, variant, alter, modules: HashMap::new(), pipelines: HashMap::new(), compiling: None }
     }
 
     pub fn variant(&self) -> Variant {
@@ -361,9 +370,9 @@ impl Kernels {
     }
 
     fn compile(&mut self, program: &Program) -> wgpu::ComputePipeline {
-        let kernel = program.kernel;
-        let module = self.modules.entry(kernel).or_insert_with(|| {
-            let mut text = kernel.text(self.variant, self.precision);
+        let Program { kernel, packing, .. } = *program;
+        let module = self.modules.entry((kernel, packing)).or_insert_with(|| {
+            let mut text = kernel.text(self.variant, packing);
             if let Some(alter) = self.alter {
                 text = alter(kernel.name(), text);
             }
@@ -374,7 +383,7 @@ impl Kernels {
         });
         self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             // tells pipelines apart
-            label: Some(&format!("{} {:?}", kernel.name(), program.constants)),
+            label: Some(&format!("{} {packing:?} {:?}", kernel.name(), program.constants)),
             layout: None,
             module,
             entry_point: None,

@@ -4,10 +4,11 @@ use super::Gpu;
 use super::device::{Buffer, Device};
 use super::kernels::Span;
 use super::recorder::Launches;
-use crate::backend::{Precision, Role, q8};
+use crate::backend::{Packing, Role};
 use crate::bytes::Bytes;
-use crate::error::Result;
-use half::{bf16, f16};
+use crate::error::{Error, Result};
+use crate::packed::{self, GROUP, q4, q8};
+use half::f16;
 use std::collections::HashMap;
 use std::ops::Range;
 use wgpu::BufferUsages as Usage;
@@ -15,7 +16,7 @@ use wgpu::BufferUsages as Usage;
 /// Whole rows that fit one binding.
 pub(super) struct Part {
     pub span: Span,
-    /// f16, or 8-bit integers and their scales.
+    /// f16; or 8-bit integers and their scales; or 4-bit codes and their scales and minima.
     pub buffers: Vec<Buffer>,
     /// Words of `scales` that two writes share.
     edges: HashMap<usize, u32>,
@@ -30,6 +31,7 @@ impl Part {
 /// (rows, cols).
 pub struct Matrix {
     pub(super) number: usize,
+    pub(super) packing: Packing,
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) parts: Vec<Part>,
@@ -43,8 +45,12 @@ pub struct Gain {
 }
 
 /// How the rows of a matrix are split over bindings. Only these can exceed one in models of the sizes that a browser holds.
-pub(super) fn spans(device: &Device, precision: Precision, role: Role, rows: usize, cols: usize) -> Vec<Span> {
-    let row_bytes = cols as u64 * if precision == Precision::Q8 { 1 } else { 2 };
+pub(super) fn spans(device: &Device, packing: Packing, role: Role, rows: usize, cols: usize) -> Vec<Span> {
+    let row_bytes = match packing {
+        Packing::F16 => 2 * cols as u64,
+        Packing::Q8 => cols as u64,
+        Packing::Q4 => cols as u64 / 2,
+    };
     let may_split = matches!(role, Role::Embedding | Role::Head);
     let most = if may_split { (device.max_table_binding() / row_bytes) as usize } else { rows };
     // an even number of groups of scales before each part
@@ -56,24 +62,25 @@ impl Matrix {
     pub(super) fn new(
         device: &Device,
         number: usize,
-        precision: Precision,
+        packing: Packing,
         role: Role,
         rows: usize,
         cols: usize,
     ) -> Result<Self> {
         let buffer = |bytes: usize| device.buffer("weights", bytes as u64, Usage::STORAGE);
-        let parts = spans(device, precision, role, rows, cols)
+        let parts = spans(device, packing, role, rows, cols)
             .into_iter()
             .map(|span| {
                 let elements = span.rows * cols;
-                let buffers = match precision {
-                    Precision::F16 => vec![buffer(2 * elements)?],
-                    Precision::Q8 => vec![buffer(elements)?, buffer(2 * elements / q8::GROUP)?],
+                let buffers = match packing {
+                    Packing::F16 => vec![buffer(2 * elements)?],
+                    Packing::Q8 => vec![buffer(elements)?, buffer(2 * elements / GROUP)?],
+                    Packing::Q4 => vec![buffer(elements / 2)?, buffer(4 * elements / GROUP)?],
                 };
                 Ok(Part { span, buffers, edges: HashMap::new() })
             })
             .collect::<Result<_>>()?;
-        Ok(Matrix { number, rows, cols, parts, launches: Launches::default() })
+        Ok(Matrix { number, packing, rows, cols, parts, launches: Launches::default() })
     }
 
     /// Rows of the whole matrix.
@@ -81,16 +88,16 @@ impl Matrix {
         self.rows
     }
 
-    /// Writes whole rows of f16 from row `first` on.
+    /// Writes whole rows from row `first` on, that come packed in any way.
     pub(super) fn write_rows(
         &mut self,
         queue: &wgpu::Queue,
-        precision: Precision,
         first: usize,
+        packing: Packing,
         bytes: &dyn Bytes,
         range: Range<usize>,
-    ) {
-        let row_bytes = self.cols * 2;
+    ) -> Result<()> {
+        let row_bytes = packing.row_bytes(self.cols);
         let end = first + range.len() / row_bytes;
         for part in &mut self.parts {
             let Span { first: begin, rows } = part.span;
@@ -98,49 +105,59 @@ impl Matrix {
             if from < to {
                 let source = range.start + (from - first) * row_bytes;
                 let source = source..source + (to - from) * row_bytes;
-                match precision {
-                    Precision::F16 => {
-                        let at = ((from - begin) * row_bytes) as u64;
-                        bytes.upload(source, queue, &part.buffers[0], at);
-                    }
-                    Precision::Q8 => {
-                        let mut raw = vec![0; source.len()];
-                        bytes.read(source.start, &mut raw);
-                        part.write_q8(queue, (from - begin) * self.cols, &raw);
-                    }
+                let at = (from - begin) * self.cols;
+                if (packing, self.packing) == (Packing::F16, Packing::F16) {
+                    bytes.upload(source, queue, &part.buffers[0], 2 * at as u64);
+                    continue;
+                }
+                let mut raw = vec![0; source.len()];
+                bytes.read(source.start, &mut raw);
+                let packed = packed::repack(packing, self.packing, &raw);
+                let packed = packed.map_err(|problem| Error::tensor("", problem))?;
+                match self.packing {
+                    Packing::F16 => queue.write_buffer(&part.buffers[0], 2 * at as u64, &packed),
+                    Packing::Q8 => part.write_q8(queue, at, &packed),
+                    Packing::Q4 => part.write_q4(queue, at, &packed),
                 }
             }
         }
+        Ok(())
     }
 }
 
 impl Part {
-    /// Quantises f16 and writes it from element `at` on.
-    fn write_q8(&mut self, queue: &wgpu::Queue, at: usize, f16_bytes: &[u8]) {
-        let elements = f16_bytes.len() / 2;
-        let mut integers = Vec::with_capacity(elements);
-        let mut group = [f16::ZERO; q8::GROUP];
+    /// Writes groups of 8 bits from element `at` on.
+    fn write_q8(&mut self, queue: &wgpu::Queue, at: usize, groups: &[u8]) {
+        let groups = groups.as_chunks::<{ q8::BYTES }>().0;
         // Scales go by pairs: the neighbour of a first or last odd one comes from an earlier write, or from a later one.
-        let first = at / q8::GROUP;
-        let mut words = vec![0u32; (first + elements / q8::GROUP).div_ceil(2) - first / 2];
-        let shift = |scale: usize| 16 * (scale % 2) as u32;
-        for (number, raw) in (first..).zip(f16_bytes.chunks_exact(2 * q8::GROUP)) {
-            for (value, pair) in group.iter_mut().zip(raw.chunks_exact(2)) {
-                *value = f16::from_le_bytes([pair[0], pair[1]]);
-            }
-            let (scale, q) = q8::quantise(&group);
-            integers.extend(q.map(|q| q as u8));
-            words[number / 2 - first / 2] |= u32::from(scale.to_bits()) << shift(number);
+        let (first, end) = (at / GROUP, at / GROUP + groups.len());
+        let mut words = vec![0u32; end.div_ceil(2) - first / 2];
+        for (number, group) in (first..).zip(groups) {
+            words[number / 2 - first / 2] |= u32::from(u16::from_le_bytes([group[0], group[1]])) << (number % 2 * 16);
         }
-        let end = first + elements / q8::GROUP;
         for (odd, scale) in [(first % 2 == 1, first), (end % 2 == 1, end - 1)] {
             if odd {
                 let word = &mut words[scale / 2 - first / 2];
                 *word |= *self.edges.entry(scale / 2).and_modify(|known| *known |= *word).or_insert(*word);
             }
         }
+        let integers: Vec<u8> = groups.iter().flat_map(|group| &group[2..]).copied().collect();
         queue.write_buffer(&self.buffers[0], at as u64, &integers);
         queue.write_buffer(&self.buffers[1], (first / 2 * 4) as u64, bytemuck::cast_slice(&words));
+    }
+
+    /// Writes groups of 4 bits from element `at` on; on the device, neighbouring columns lie in neighbouring bits.
+    fn write_q4(&mut self, queue: &wgpu::Queue, at: usize, groups: &[u8]) {
+        let groups = groups.as_chunks::<{ q4::BYTES }>().0;
+        let mut codes = Vec::with_capacity(groups.len() * GROUP / 2);
+        let mut scales = Vec::with_capacity(groups.len() * 4);
+        for group in groups {
+            scales.extend_from_slice(&group[..4]);
+            let q = q4::Group::from_bytes(group).q;
+            codes.extend(q.as_chunks::<2>().0.iter().map(|[low, high]| low | high << 4));
+        }
+        queue.write_buffer(&self.buffers[0], (at / 2) as u64, &codes);
+        queue.write_buffer(&self.buffers[1], (at / GROUP * 4) as u64, &scales);
     }
 }
 
@@ -164,20 +181,24 @@ impl Gpu {
                         continue;
                     }
                     let (at, elements) = ((begin - part.span.first) * matrix.cols, (end - begin) * matrix.cols);
-                    let scale = at / q8::GROUP;
-                    match self.precision {
-                        Precision::F16 => copies.push((&part.buffers[0], 2 * at, 2 * elements)),
-                        Precision::Q8 => {
+                    let scale = at / GROUP;
+                    match matrix.packing {
+                        Packing::F16 => copies.push((&part.buffers[0], 2 * at, 2 * elements)),
+                        Packing::Q8 => {
                             copies.push((&part.buffers[0], at, elements));
                             // whole words
-                            let bytes = (2 * (scale % 2 + elements / q8::GROUP)).next_multiple_of(4);
+                            let bytes = (2 * (scale % 2 + elements / GROUP)).next_multiple_of(4);
                             copies.push((&part.buffers[1], scale / 2 * 4, bytes));
+                        }
+                        Packing::Q4 => {
+                            copies.push((&part.buffers[0], at / 2, elements / 2));
+                            copies.push((&part.buffers[1], scale * 4, elements / GROUP * 4));
                         }
                     }
                     list.push((elements, scale % 2));
                 }
             }
-            lists.push(list);
+            lists.push((matrix.packing, list));
         }
         let bytes = self.recorder.read_all(&copies).await?;
         let mut at = 0;
@@ -185,23 +206,28 @@ impl Gpu {
             at += count;
             &bytes[at - count..at]
         };
-        let of_pair = |pair: &[u8]| u16::from_le_bytes([pair[0], pair[1]]);
         let mut all = Vec::new();
-        for list in lists {
+        for (packing, list) in lists {
             let mut values = Vec::new();
             for (elements, odd) in list {
-                match self.precision {
-                    Precision::F16 => {
-                        values
-                            .extend(take(2 * elements).chunks_exact(2).map(|p| q8::widen(f16::from_bits(of_pair(p)))));
-                    }
-                    Precision::Q8 => {
+                let groups = elements / GROUP;
+                match packing {
+                    Packing::F16 => values.extend(packed::unpack(packing, take(2 * elements))),
+                    Packing::Q8 => {
                         let integers = take(elements);
-                        let groups = elements / q8::GROUP;
-                        let scales = take((2 * (odd + groups)).next_multiple_of(4)).chunks_exact(2).skip(odd);
-                        for (group, scale) in integers.chunks_exact(q8::GROUP).zip(scales) {
-                            let scale = bf16::from_bits(of_pair(scale)).to_f32();
-                            values.extend(group.iter().map(|&q| scale * f32::from(q as i8)));
+                        let scales = take((2 * (odd + groups)).next_multiple_of(4)).as_chunks::<2>().0;
+                        for (q, scale) in integers.as_chunks::<GROUP>().0.iter().zip(&scales[odd..]) {
+                            let scale = f16::from_le_bytes(*scale);
+                            values.extend(q8::Group { scale, q: q.map(|q| q as i8) }.values());
+                        }
+                    }
+                    Packing::Q4 => {
+                        let codes = take(elements / 2);
+                        let scales = take(4 * groups).as_chunks::<4>().0;
+                        for (codes, [a, b, c, d]) in codes.as_chunks::<{ GROUP / 2 }>().0.iter().zip(scales) {
+                            let q = std::array::from_fn(|i| codes[i / 2] >> (i % 2 * 4) & 15);
+                            let (scale, minimum) = (f16::from_le_bytes([*a, *b]), f16::from_le_bytes([*c, *d]));
+                            values.extend(q4::Group { scale, minimum, q }.values());
                         }
                     }
                 }

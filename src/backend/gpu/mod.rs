@@ -6,8 +6,8 @@
 //! ```
 //! A pass of few rows runs the fused kernels (five dispatches an executed layer), one of many rows runs the tiled product
 //! with small kernels between. Activations and keys are f32, weights and values f16: with keys in f16 too, logits of the
-//! golden models are off by up to 1.6e-2, with f32 keys by 8e-3. Weights may also be held in 8 bits
-//! ([`q8`]): the same kernels read them through another piece of shader. Kernels are bound to their buffers
+//! golden models are off by up to 1.6e-2, with f32 keys by 8e-3. Weights may also be held in 8 or 4 bits
+//! ([`crate::packed`]): the same kernels read them through another piece of shader. Kernels are bound to their buffers
 //! once (`Launch`) and only launched afterwards; what changes from step to step lies in one small uniform.
 
 mod activations;
@@ -32,10 +32,11 @@ pub use pace::BUDGET_MS;
 pub use recorder::Step;
 
 use crate::backend::sampler::Sampling;
-use crate::backend::{Activation, Backend, Input, Precision, Role, q8};
+use crate::backend::{Activation, Backend, Input, Packing, Precision, Role};
 use crate::bytes::Bytes;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::packed::GROUP;
 use activations::{Activations, FEW_ROWS, MAX_PARTS, MAX_ROWS};
 use device::Buffer;
 use kernels::{Kernel, Kernels, Product, Programs};
@@ -105,16 +106,16 @@ impl Gpu {
     /// # Errors
     /// [`Error::GpuOutOfMemory`], [`Error::DeviceLost`].
     pub fn new(device: &Device, config: &Config, precision: Precision) -> Result<Self> {
-        if precision == Precision::Q8 {
+        if precision != Precision::F16 {
             let widths = [config.hidden_size, config.attention_width(), config.intermediate_size];
-            if let Some(width) = widths.into_iter().find(|width| !width.is_multiple_of(q8::GROUP)) {
-                let detail = format!("a row of {width} weights is no whole number of groups of {}", q8::GROUP);
-                return Err(Error::unsupported("dtype 'q8'", detail));
+            if let Some(width) = widths.into_iter().find(|width| !width.is_multiple_of(GROUP)) {
+                let detail = format!("a row of {width} weights is no whole number of groups of {GROUP}");
+                return Err(Error::unsupported(&format!("dtype '{}'", precision.name()), detail));
             }
         }
-        let kernels = Kernels::new(device.device.clone(), device.variant(), precision, device.alter());
+        let kernels = Kernels::new(device.device.clone(), device.variant(), device.alter());
         let threads = if device.is_software() { software_threads } else { threads };
-        let programs = Programs { config: config.clone(), threads };
+        let programs = Programs { config: config.clone(), precision, threads };
         let activations = Activations::new(device, config)?;
         Ok(Gpu {
             recorder: Recorder::new(device, programs, kernels, activations.step.clone()),
@@ -130,7 +131,7 @@ impl Gpu {
     /// Starts to compile what answers need, while weights are loaded; else each kernel is compiled at its first use.
     pub fn prepare(&mut self) {
         let Config { vocab_size, hidden_size, .. } = self.config;
-        let table = matrix::spans(self.device(), self.precision, Role::Embedding, vocab_size, hidden_size);
+        let table = matrix::spans(self.device(), self.precision.of_tables(), Role::Embedding, vocab_size, hidden_size);
         let programs = self.recorder.programs.all(&table);
         self.recorder.kernels.start(programs);
     }
@@ -147,17 +148,13 @@ impl Gpu {
     pub fn set_variant(&mut self, variant: Variant) -> Result<()> {
         self.recorder.flush()?;
         let device = self.device();
-        self.recorder.kernels = Kernels::new(device.device.clone(), variant, self.precision, device.alter());
+        self.recorder.kernels = Kernels::new(device.device.clone(), variant, device.alter());
         self.prepare();
         Ok(())
     }
 
     pub fn variant(&self) -> Variant {
         self.recorder.kernels.variant()
-    }
-
-    pub fn precision(&self) -> Precision {
-        self.precision
     }
 
     pub fn device(&self) -> &Device {
@@ -206,7 +203,7 @@ fn matmul(
         recorder.dispatch(
             &weight.launches,
             (Kernel::Matmul, number, mode as usize),
-            |p| p.matmul(weight.rows, part.span, mode),
+            |p| p.matmul(weight.packing, weight.rows, part.span, mode),
             &[step, from, to],
             Some(part),
             (part.span.rows.div_ceil(64), rows.div_ceil(64), 1),
@@ -220,14 +217,24 @@ impl Backend for Gpu {
     type Cache = Cache;
     type Ticket = Ticket;
 
-    fn new_matrix(&mut self, role: Role, rows: usize, cols: usize) -> Result<Matrix> {
-        self.matrices += 1;
-        Matrix::new(self.device(), self.matrices, self.precision, role, rows, cols)
+    fn precision(&self) -> Precision {
+        self.precision
     }
 
-    fn write_rows(&mut self, matrix: &mut Matrix, first: usize, bytes: &dyn Bytes, range: Range<usize>) -> Result<()> {
-        matrix.write_rows(&self.recorder.device.queue, self.precision, first, bytes, range);
-        Ok(())
+    fn new_matrix(&mut self, role: Role, rows: usize, cols: usize) -> Result<Matrix> {
+        self.matrices += 1;
+        Matrix::new(self.device(), self.matrices, role.packing(self.precision), role, rows, cols)
+    }
+
+    fn write_rows(
+        &mut self,
+        matrix: &mut Matrix,
+        first: usize,
+        packing: Packing,
+        bytes: &dyn Bytes,
+        range: Range<usize>,
+    ) -> Result<()> {
+        matrix.write_rows(&self.recorder.device.queue, first, packing, bytes, range)
     }
 
     fn new_gain(&mut self, values: &[f32]) -> Result<Gain> {

@@ -49,6 +49,9 @@ struct Run {
     chat: bool,
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     device: Device,
+    /// How weights are held in memory.
+    #[arg(long, value_enum, default_value_t = Dtype::F16)]
+    dtype: Dtype,
     /// CPU threads.
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -72,6 +75,13 @@ struct Run {
     /// Print one JSON object instead: prompt ids, last-position logits, ids, text, usage, timings.
     #[arg(long)]
     logits: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Dtype {
+    F16,
+    Q8,
+    Q4,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -118,10 +128,15 @@ async fn answer(run: &Run) -> Result<()> {
         Device::Webgpu => DeviceChoice::WebGpu,
         Device::Cpu => DeviceChoice::Cpu,
     };
-    let options = OpenOptions { device, context_length: run.context_length, ..OpenOptions::default() };
+    let precision = match run.dtype {
+        Dtype::F16 => Precision::F16,
+        Dtype::Q8 => Precision::Q8,
+        Dtype::Q4 => Precision::Q4,
+    };
+    let options = OpenOptions { device, precision, context_length: run.context_length, ..OpenOptions::default() };
     let started = Instant::now();
     let (mut engine, info) =
-        Engine::open(&checkpoint, &options, async |config| Ok(Cpu::with_threads(config, Precision::F16, run.threads)))
+        Engine::open(&checkpoint, &options, async |config| Ok(Cpu::with_threads(config, precision, run.threads)))
             .await?;
     let load_ms = started.elapsed().as_secs_f64() * 1e3;
     let prompt = if run.chat {

@@ -122,8 +122,13 @@ impl Dot {
     /// Adds four products for each row: bytes of its word times x. At most 128 such steps fit.
     #[inline(always)]
     pub fn add(&mut self, words: &[u32; 4], x: &[i16; 4]) {
-        // SAFETY: 16 and 8 readable bytes; wasm loads need no alignment.
-        let (words, x) = unsafe { (v128_load(words.as_ptr().cast()), v128_load64_splat(x.as_ptr().cast())) };
+        self.add_bytes(I4::load(words).0, x);
+    }
+
+    #[inline(always)]
+    pub(super) fn add_bytes(&mut self, words: v128, x: &[i16; 4]) {
+        // SAFETY: 8 readable bytes; wasm loads need no alignment.
+        let x = unsafe { v128_load64_splat(x.as_ptr().cast()) };
         self.0 = i32x4_add(self.0, i32x4_dot_i16x8(i16x8_extend_low_i8x16(words), x));
         self.1 = i32x4_add(self.1, i32x4_dot_i16x8(i16x8_extend_high_i8x16(words), x));
     }

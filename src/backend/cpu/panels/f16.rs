@@ -1,14 +1,11 @@
 //! f16 weights: word r of a block holds two columns of row r, the even one in its low half.
 //!
-//! A half becomes an f32 by moving its bits to where f32 has them, which leaves the value times 2^-112. To keep f16
-//! subnormals (down to 2^-24) from becoming f32 subnormals, slow on many CPUs, each row is scaled at load by the power of
-//! two that brings its largest value to f16's top binade: exact, and no subnormal is left in a row whose largest value is
-//! below 64. The row's factor undoes both scalings once a product. What is lost: a product below 2^-52 of the row's largest
+//! Each row is raised to f16's top binade (see [`super::raised`]). What is lost: a product below 2^-52 of the row's largest
 //! weight is rounded to a multiple of that.
 //!
 //! One row of x or many, the products of an output are added in the order of the columns: the same bits either way.
 
-use super::{Block, DEPTH, Form, Inputs, ROWS, Sums, Tile, largest, put};
+use super::{Block, DEPTH, Form, Inputs, ROWS, Sums, Tile, largest, put, raised, scaled, shift, undo};
 use crate::backend::cpu::lanes::{F4, madd};
 use crate::backend::cpu::math::widen;
 use crate::backend::cpu::{fill_up, reserved};
@@ -37,15 +34,15 @@ impl Weights {
 }
 
 impl Form for Weights {
-    fn write_rows<const K: usize>(&mut self, row: usize, values: [&[f16]; K]) {
-        let shifts = values.map(|values| 30 - u32::from(largest(values) >> 10));
+    fn write_rows<const K: usize>(&mut self, row: usize, rows: [&[u8]; K]) {
+        let shifts = rows.map(|row| shift(largest(row.as_chunks().0.iter().map(|bytes| f16::from_le_bytes(*bytes)))));
         let panel = fill_up(&mut self.blocks, row / ROWS, self.size, [[0; 4]; ROWS / 4]);
         for (i, blocks) in panel.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let words = std::array::from_fn(|r| raise(&values[r].as_chunks().0[i], shifts[r]));
+            let words = std::array::from_fn(|r| raise(&rows[r].as_chunks().0[i], shifts[r]));
             put::<K, 16>(blocks, row % ROWS, &words);
         }
         for (factor, shift) in self.factors[row..].iter_mut().zip(shifts) {
-            *factor = f32::from_bits((127 + 112 - shift) << 23);
+            *factor = undo(shift);
         }
     }
 
@@ -91,21 +88,15 @@ impl Form for Weights {
     }
 
     fn unscale(&self, panel: usize, sums: Sums) -> Sums {
-        let factors = self.factors[panel * ROWS..].as_chunks::<4>().0;
-        std::array::from_fn(|i| sums[i].mul(F4::load(&factors[i])))
+        scaled(sums, &self.factors[panel * ROWS..])
     }
 }
 
-/// The words of 2^shift times the values; no overflow by the choice of `shift`. As f32, times 2^-112, every f16 is exact,
-/// subnormals included, and so is the product: there is no case to tell apart.
-fn raise(values: &[f16; 32], shift: u32) -> [u32; 16] {
-    let factor = f32::from_bits((127 + shift) << 23);
-    let raised = values.map(|value| {
-        let bits = u32::from(value.to_bits());
-        let magnitude = (f32::from_bits((bits & 0x7fff) << 13) * factor).to_bits() >> 13;
-        bits & 0x8000 | magnitude
-    });
-    std::array::from_fn(|i| raised[2 * i] | raised[2 * i + 1] << 16)
+/// The words of 2^shift times the values.
+fn raise(values: &[u8; 64], shift: u32) -> [u32; 16] {
+    let values = values.as_chunks().0;
+    let raised = |i: usize| raised(f16::from_le_bytes(values[i]), shift);
+    std::array::from_fn(|i| raised(2 * i) | raised(2 * i + 1) << 16)
 }
 
 #[cfg(test)]
@@ -116,7 +107,9 @@ mod tests {
     fn every_value_is_raised_exactly() {
         for value in (0..=u16::MAX).map(f16::from_bits).filter(|value| value.is_finite()) {
             for shift in 0..=30 - u32::from(value.to_bits() >> 10 & 0x1f) {
-                let [word, ..] = raise(&[value; 32], shift);
+                let mut bytes = [0; 64];
+                bytes.as_chunks_mut().0.fill(value.to_le_bytes());
+                let [word, ..] = raise(&bytes, shift);
                 let raised = f16::from_bits(word as u16);
                 assert_eq!(word >> 16, word & 0xffff);
                 assert_eq!(

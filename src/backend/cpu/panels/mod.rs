@@ -1,7 +1,7 @@
 //! A matrix in the layout in which it is read, and its products.
 //!
 //! Rows lie in panels of [`ROWS`], padded with zero rows; lanes are rows. A word holds neighbouring columns of one row, a
-//! block one word of each of the 16 rows: see [`mod@f16`] and [`q8`].
+//! block one word of each of the 16 rows: see [`mod@f16`], [`q8`] and [`q4`].
 //!
 //! ```text
 //! one row of x:    four panels from the quarters of the matrix are read side by side, since prefetchers fetch several streams
@@ -10,11 +10,13 @@
 //! ```
 
 mod f16;
+mod q4;
 mod q8;
 
-use super::lanes::{F4, madd};
-use crate::backend::Precision;
+use super::lanes::{Columns, F4, columns, madd};
+use crate::backend::Packing;
 use crate::error::{Error, Result};
+use crate::packed::{GROUP, repack};
 use std::ops::Range;
 
 /// Rows of a panel.
@@ -37,8 +39,8 @@ type Tile = [Vec<[f32; 8]>; 2];
 
 /// How the weights of a matrix are held.
 trait Form {
-    /// Stores neighbouring rows of one panel, `row` and on, of finite values.
-    fn write_rows<const K: usize>(&mut self, row: usize, values: [&[half::f16]; K]);
+    /// Stores neighbouring rows of one panel, `row` and on, packed as they are held here.
+    fn write_rows<const K: usize>(&mut self, row: usize, rows: [&[u8]; K]);
     /// Reads one row back.
     fn read_row(&self, row: usize, out: &mut [f32]);
     /// The products of some panels' rows with the one row of x.
@@ -53,40 +55,42 @@ trait Form {
 pub struct Panels {
     rows: usize,
     cols: usize,
+    packing: Packing,
     store: Store,
 }
 
 enum Store {
     F16(f16::Weights),
     Q8(q8::Weights),
+    Q4(q4::Weights),
 }
 
 impl Panels {
-    pub fn new(rows: usize, cols: usize, precision: Precision) -> Result<Self> {
+    pub fn new(rows: usize, cols: usize, packing: Packing) -> Result<Self> {
         let panels = rows.div_ceil(ROWS);
-        let store = match precision {
-            Precision::F16 => Store::F16(f16::Weights::new(panels, cols)?),
-            Precision::Q8 => Store::Q8(q8::Weights::new(panels, cols)?),
+        let store = match packing {
+            Packing::F16 => Store::F16(f16::Weights::new(panels, cols)?),
+            Packing::Q8 => Store::Q8(q8::Weights::new(panels, cols)?),
+            Packing::Q4 => Store::Q4(q4::Weights::new(panels, cols)?),
         };
-        Ok(Panels { rows, cols, store })
+        Ok(Panels { rows, cols, packing, store })
     }
 
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Stores whole rows, `first` and on. Every row must be written once before any is read.
+    /// Stores whole rows, `first` and on, that come packed in any way. Every row must be written once before any is read.
     ///
     /// # Errors
     /// [`Error::Tensor`] without the tensor's name if a value is infinite or NaN.
-    pub fn write_rows(&mut self, first: usize, values: &[half::f16]) -> Result<()> {
-        // Every exponent below that of infinities: a maximum is vectorised, a search is not.
-        if largest(values) >= 0x7c00 {
-            return Err(Error::tensor("", "holds a value that is not finite"));
-        }
+    pub fn write_rows(&mut self, first: usize, packing: Packing, rows: &[u8]) -> Result<()> {
+        let rows = repack(packing, self.packing, rows).map_err(|problem| Error::tensor("", problem))?;
+        let width = self.packing.row_bytes(self.cols);
         match &mut self.store {
-            Store::F16(weights) => write_rows(weights, self.cols, first, values),
-            Store::Q8(weights) => write_rows(weights, self.cols, first, values),
+            Store::F16(weights) => write_rows(weights, width, first, &rows),
+            Store::Q8(weights) => write_rows(weights, width, first, &rows),
+            Store::Q4(weights) => write_rows(weights, width, first, &rows),
         }
         Ok(())
     }
@@ -96,6 +100,7 @@ impl Panels {
         match &self.store {
             Store::F16(weights) => weights.read_row(row, out),
             Store::Q8(weights) => weights.read_row(row, out),
+            Store::Q4(weights) => weights.read_row(row, out),
         }
     }
 
@@ -104,22 +109,23 @@ impl Panels {
         match &self.store {
             Store::F16(weights) => product(weights, self.rows, x, out, scratch),
             Store::Q8(weights) => product(weights, self.rows, x, out, scratch),
+            Store::Q4(weights) => product(weights, self.rows, x, out, scratch),
         }
     }
 }
 
 /// Panel by panel where whole ones come: a load spends two thirds of the time here that it does row by row (bench/README.md).
-fn write_rows(weights: &mut impl Form, cols: usize, mut row: usize, mut values: &[half::f16]) {
-    while !values.is_empty() {
-        let whole = row.is_multiple_of(ROWS) && values.len() >= ROWS * cols;
+fn write_rows(weights: &mut impl Form, width: usize, mut row: usize, mut rows: &[u8]) {
+    while rows.len() >= width {
+        let whole = row.is_multiple_of(ROWS) && rows.len() >= ROWS * width;
         let count = if whole { ROWS } else { 1 };
-        let (now, later) = values.split_at(count * cols);
+        let (now, later) = rows.split_at(count * width);
         if whole {
-            weights.write_rows::<ROWS>(row, std::array::from_fn(|i| &now[i * cols..][..cols]));
+            weights.write_rows::<ROWS>(row, std::array::from_fn(|i| &now[i * width..][..width]));
         } else {
             weights.write_rows(row, [now]);
         }
-        (row, values) = (row + count, later);
+        (row, rows) = (row + count, later);
     }
 }
 
@@ -132,25 +138,72 @@ fn put<const K: usize, const N: usize>(blocks: &mut [Block; N], at: usize, rows:
 }
 
 /// The largest magnitude, as bits.
-fn largest(values: &[half::f16]) -> u16 {
-    values.iter().fold(0, |largest, v| largest.max(v.to_bits() & 0x7fff))
+fn largest(values: impl Iterator<Item = half::f16>) -> u16 {
+    values.fold(0, |largest, v| largest.max(v.to_bits() & 0x7fff))
 }
+
+/// Powers of two by which a row is raised whose largest f16 has these bits.
+///
+/// A half becomes an f32 by moving its bits to where f32 has them, which leaves the value times 2^-112. To keep f16 subnormals
+/// (down to 2^-24) from becoming f32 subnormals, slow on many CPUs, each row is raised at load by the power of two that brings its
+/// largest value to f16's top binade: exact, and no subnormal is left in a row whose largest value is below 64. The row's factor
+/// ([`undo`]) undoes both scalings once a product.
+fn shift(largest: u16) -> u32 {
+    30 - u32::from(largest >> 10)
+}
+
+/// The bits of 2^shift times the value; no overflow by the choice of `shift`. As f32, times 2^-112, every f16 is exact,
+/// subnormals included, and so is the product: there is no case to tell apart.
+fn raised(value: half::f16, shift: u32) -> u32 {
+    let bits = u32::from(value.to_bits());
+    let factor = f32::from_bits((127 + shift) << 23);
+    let magnitude = (f32::from_bits((bits & 0x7fff) << 13) * factor).to_bits() >> 13;
+    bits & 0x8000 | magnitude
+}
+
+/// What a sum over raised weights is multiplied by.
+fn undo(shift: u32) -> f32 {
+    f32::from_bits((127 + 112 - shift) << 23)
+}
+
+/// The sums of a panel's rows times its factors.
+fn scaled(sums: Sums, factors: &[f32]) -> Sums {
+    let factors = factors.as_chunks::<4>().0;
+    std::array::from_fn(|i| sums[i].mul(F4::load(&factors[i])))
+}
+
+/// Largest integer that stands for an activation: 2 * 7 bits and a sign.
+const MOST: f32 = 16383.0;
 
 /// Rows of x: (tokens, cols), in the forms that the products read.
 pub struct Inputs {
-    precision: Precision,
+    /// Whether any weights are in groups of integers.
+    grouped: bool,
     cols: usize,
     rows: Vec<f32>,
     /// With more than one token: (token groups, cols) of TOKENS values.
     groups: Vec<[f32; TOKENS]>,
-    /// With one token and 8-bit weights: x = step * these.
+    /// With one token and weights in groups: x = its group's step * these.
     integers: Vec<[i16; 4]>,
-    step: f32,
+    /// The same as 4-bit weights read it.
+    columns: Vec<Columns>,
+    /// Of each group.
+    steps: Vec<Step>,
+}
+
+/// A group of integers.
+#[derive(Clone, Copy)]
+struct Step {
+    size: f32,
+    /// Sum of the integers.
+    sum: f32,
 }
 
 impl Inputs {
-    pub fn new(precision: Precision) -> Self {
-        Inputs { precision, cols: 0, rows: Vec::new(), groups: Vec::new(), integers: Vec::new(), step: 0.0 }
+    /// `grouped`: whether any weights that they meet are held in groups of integers.
+    pub fn new(grouped: bool) -> Self {
+        let (rows, groups) = (Vec::new(), Vec::new());
+        Inputs { grouped, cols: 0, rows, groups, integers: Vec::new(), columns: Vec::new(), steps: Vec::new() }
     }
 
     /// Room for `tokens` rows of `cols`, to be filled and then [`Inputs::prepare`]d.
@@ -167,8 +220,8 @@ impl Inputs {
     /// Lays the rows out for products; call after the last change.
     pub fn prepare(&mut self) {
         if self.tokens() == 1 {
-            if self.precision == Precision::Q8 {
-                self.step = q8::to_integers(&self.rows, &mut self.integers);
+            if self.grouped {
+                self.to_integers();
             }
             return;
         }
@@ -177,6 +230,26 @@ impl Inputs {
         for (token, row) in self.rows.chunks_exact(self.cols).enumerate() {
             let group = &mut self.groups[token / TOKENS * self.cols..][..self.cols];
             group.iter_mut().zip(row).for_each(|(group, x)| group[token % TOKENS] = *x);
+        }
+    }
+
+    /// x = step * integers, the largest of each group at +-[`MOST`].
+    fn to_integers(&mut self) {
+        self.integers.clear();
+        self.columns.clear();
+        self.steps.clear();
+        for group in self.rows.as_chunks::<GROUP>().0 {
+            let largest = group.iter().fold(0.0f32, |most, x| if x.abs() > most { x.abs() } else { most });
+            // A group whose step would be no normal number is nothing beside the others.
+            let inverse = if largest > 1e-30 { MOST / largest } else { 0.0 };
+            let mut sum = 0;
+            for quad in group.as_chunks::<4>().0 {
+                let quad = quad.map(|x| (x * inverse).round_ties_even() as i16);
+                sum += quad.iter().map(|x| i32::from(*x)).sum::<i32>();
+                self.integers.push(quad);
+                self.columns.push(columns(quad));
+            }
+            self.steps.push(Step { size: largest / MOST, sum: sum as f32 });
         }
     }
 }
@@ -261,7 +334,7 @@ fn outer(tile: &[[f32; 8]], group: &[[f32; TOKENS]], mut sums: TileSums) -> Tile
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::q8;
+    use crate::packed::unpack;
     use half::f16;
     use proptest::prelude::*;
 
@@ -283,13 +356,13 @@ mod tests {
         (0..count).map(|_| (random.f32() * 2.0 - 1.0) * scale).collect()
     }
 
-    fn panels(weights: &[f16], cols: usize, precision: Precision) -> Panels {
-        let mut panels = Panels::new(weights.len() / cols, cols, precision).unwrap();
+    fn panels(weights: &[f16], cols: usize, packing: Packing) -> Panels {
+        let mut panels = Panels::new(weights.len() / cols, cols, packing).unwrap();
         // In parts, so that panels come whole and torn.
         let (mut row, mut part) = (0, 1);
         for weights in weights.chunks(23 * cols) {
             for weights in weights.chunks(part * cols) {
-                panels.write_rows(row, weights).unwrap();
+                panels.write_rows(row, Packing::F16, bytemuck::cast_slice(weights)).unwrap();
                 row += weights.len() / cols;
             }
             part = 23;
@@ -297,8 +370,8 @@ mod tests {
         panels
     }
 
-    fn multiply(panels: &Panels, x: &[f32], cols: usize, precision: Precision) -> Vec<f32> {
-        let mut inputs = Inputs::new(precision);
+    fn multiply(panels: &Panels, x: &[f32], cols: usize) -> Vec<f32> {
+        let mut inputs = Inputs::new(panels.packing != Packing::F16);
         inputs.resize(x.len() / cols, cols).copy_from_slice(x);
         inputs.prepare();
         let mut out = vec![f32::NAN; x.len() / cols * panels.rows()];
@@ -317,10 +390,10 @@ mod tests {
             let cols = 32 * groups;
             let weights: Vec<f16> = (0..rows * cols).map(|i| pool[i % 997]).collect();
             let x = values(tokens * cols, seed);
-            let held = panels(&weights, cols, Precision::F16);
-            let got = multiply(&held, &x, cols, Precision::F16);
+            let held = panels(&weights, cols, Packing::F16);
+            let got = multiply(&held, &x, cols);
             for (token, x) in x.chunks_exact(cols).enumerate() {
-                let alone = multiply(&held, x, cols, Precision::F16);
+                let alone = multiply(&held, x, cols);
                 for (row, weights) in weights.chunks_exact(cols).enumerate() {
                     let terms = weights.iter().zip(x).map(|(w, x)| w.to_f64() * f64::from(*x));
                     let (exact, size) = terms.fold((0.0, 0.0), |(sum, size), t| (sum + t, size + t.abs()));
@@ -338,28 +411,34 @@ mod tests {
         }
 
         #[test]
-        fn eight_bit_products_equal_those_of_the_quantised_weights(
+        fn products_equal_those_of_the_packed_weights(
             rows in 1usize..60, groups in 1usize..14, tokens in 1usize..6, seed in any::<u64>(), pool in prop::collection::vec(weight(), 997),
         ) {
-            let cols = 32 * groups;
+            let cols = GROUP * groups;
             let weights: Vec<f16> = (0..rows * cols).map(|i| pool[i % 997]).collect();
-            let held = panels(&weights, cols, Precision::Q8);
-            let quantised: Vec<f32> = weights.as_chunks().0.iter().flat_map(|group| {
-                let (scale, q) = q8::quantise(group);
-                q.map(|q| scale.to_f32() * f32::from(q))
-            }).collect();
             let x = values(tokens * cols, seed);
-            let got = multiply(&held, &x, cols, Precision::Q8);
-            let mut back = vec![0.0; cols];
-            for (row, weights) in quantised.chunks_exact(cols).enumerate() {
-                held.read_row(row, &mut back);
-                prop_assert_eq!(weights, &back);
-                for (token, x) in x.chunks_exact(cols).enumerate() {
-                    let largest = x.iter().fold(0.0f32, |max, x| max.max(x.abs()));
-                    let exact: f64 = weights.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
-                    let size: f64 = weights.iter().map(|w| f64::from(w.abs() * largest)).sum();
-                    let got = got[token * rows + row];
-                    prop_assert!((f64::from(got) - exact).abs() <= size / 50_000.0 + 1e-30, "{got} for {exact}");
+            for packing in [Packing::Q8, Packing::Q4] {
+                let held = panels(&weights, cols, packing);
+                let packed = repack(Packing::F16, packing, bytemuck::cast_slice(&weights)).unwrap().into_owned();
+                let got = multiply(&held, &x, cols);
+                // The same bits if they come packed.
+                let mut again = Panels::new(rows, cols, packing).unwrap();
+                again.write_rows(0, packing, &packed).unwrap();
+                prop_assert_eq!(&got, &multiply(&again, &x, cols));
+                let mut back = vec![0.0; cols];
+                for (row, weights) in unpack(packing, &packed).chunks_exact(cols).enumerate() {
+                    held.read_row(row, &mut back);
+                    prop_assert_eq!(weights, &back);
+                    for (token, x) in x.chunks_exact(cols).enumerate() {
+                        let exact: f64 = weights.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                        let size: f64 = weights.chunks(GROUP).zip(x.chunks(GROUP)).map(|(w, x)| {
+                            let largest = |values: &[f32]| values.iter().fold(0.0f64, |max, v| max.max(f64::from(v.abs())));
+                            largest(w) * largest(x) * GROUP as f64
+                        }).sum();
+                        let got = got[token * rows + row];
+                        let floor = weights.iter().fold(0.0f64, |max, w| max.max(w.abs().into())) * cols as f64 * 2f64.powi(-51);
+                        prop_assert!((f64::from(got) - exact).abs() <= size / 20_000.0 + floor, "{packing:?} {got} for {exact}");
+                    }
                 }
             }
         }
@@ -368,10 +447,13 @@ mod tests {
     #[test]
     fn what_is_not_finite_is_refused() {
         for value in [f16::INFINITY, f16::NEG_INFINITY, f16::NAN] {
-            for precision in [Precision::F16, Precision::Q8] {
+            for packing in [Packing::F16, Packing::Q8, Packing::Q4] {
                 let mut row = [f16::ONE; 32];
                 row[17] = value;
-                let error = Panels::new(1, 32, precision).unwrap().write_rows(0, &row).unwrap_err();
+                let error = Panels::new(1, 32, packing)
+                    .unwrap()
+                    .write_rows(0, Packing::F16, bytemuck::cast_slice(&row))
+                    .unwrap_err();
                 assert_eq!(error.code(), Error::tensor("", "").code());
             }
         }

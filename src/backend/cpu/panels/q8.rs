@@ -1,22 +1,23 @@
 //! 8-bit weights ([`crate::backend::q8`]): word r of a block holds four columns of row r, the first in its lowest byte.
 //!
-//! One row of x becomes 16-bit integers with one step for all (error at most max|x| / 65534, far below that of the
-//! weights), so that a group's products and their sum are exact integers whatever the instructions: every build gives the
-//! same bits. More rows of x meet weights that were widened to f32, which is as fast there and needs no integers.
+//! One row of x becomes 15-bit integers with a step for each group (error at most 1/32766 of the group's largest, far below
+//! that of the weights), so that a group's products and their sum are exact integers. What follows is added with two roundings
+//! whatever the instructions: every build gives the same bits. More rows of x meet weights that were widened to f32, which is as
+//! fast there and needs no integers. Rows of scales are raised as those of f16 weights are.
 
-use super::{Block, DEPTH, Form, Inputs, ROWS, Sums, Tile, put};
-use crate::backend::cpu::lanes::{Dot, F4, I4, madd};
+use super::{Block, DEPTH, Form, Inputs, ROWS, Step, Sums, Tile, largest, put, raised, scaled, shift, undo};
+use crate::backend::cpu::lanes::{Dot, F4, I4};
+use crate::backend::cpu::math::widen;
 use crate::backend::cpu::{fill_up, reserved};
-use crate::backend::q8::{GROUP, quantise};
 use crate::error::Result;
-use half::f16;
+use crate::packed::{GROUP, q8};
 use std::ops::Range;
 
 /// One scale group of 16 rows: what belongs together lies together, so that a panel is one stream.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Group {
-    /// bf16, rows r (low half) and r + 4 (high half) of each 8.
+    /// f16, rows r (low half) and r + 4 (high half) of each 8.
     scales: [[u32; 4]; ROWS / 8],
     blocks: [Block; GROUP / 4],
 }
@@ -26,23 +27,21 @@ const EMPTY: Group = Group { scales: [[0; 4]; ROWS / 8], blocks: [[[0; 4]; ROWS 
 impl Group {
     #[inline(always)]
     fn scales(&self) -> Sums {
-        let [[a, b], [c, d]] = self.scales.map(|words| {
-            let words = I4::load(&words);
-            [words.shl::<16>().as_f32(), words.and(I4::splat(0xffff_0000)).as_f32()]
-        });
+        let [[a, b], [c, d]] = [widen(&self.scales[0]), widen(&self.scales[1])];
         [a, b, c, d]
     }
 
     #[inline(always)]
-    fn add_products(&self, x: &[[i16; 4]; GROUP / 4], sums: &mut Sums) {
+    fn add_products(&self, x: &[[i16; 4]; GROUP / 4], step: Step, sums: &mut Sums) {
         let mut dots = [Dot::ZERO; ROWS / 4];
         for (block, x) in self.blocks.iter().zip(x) {
             for (words, dot) in block.iter().zip(&mut dots) {
                 dot.add(words, x);
             }
         }
+        let step = F4::splat(step.size);
         for ((sum, dot), scale) in sums.iter_mut().zip(dots).zip(self.scales()) {
-            *sum = madd(dot.sums(), scale, *sum);
+            *sum = sum.add(dot.sums().mul(step).mul(scale));
         }
     }
 }
@@ -51,12 +50,14 @@ pub struct Weights {
     /// Groups of a panel.
     size: usize,
     groups: Vec<Group>,
+    /// Of each row, padding included.
+    factors: Vec<f32>,
 }
 
 impl Weights {
     pub fn new(panels: usize, cols: usize) -> Result<Self> {
         let size = cols / GROUP;
-        Ok(Weights { size, groups: reserved(panels * size, "weights")? })
+        Ok(Weights { size, groups: reserved(panels * size, "weights")?, factors: vec![1.0; panels * ROWS] })
     }
 
     fn panel(&self, panel: usize) -> &[Group] {
@@ -65,17 +66,24 @@ impl Weights {
 }
 
 impl Form for Weights {
-    fn write_rows<const K: usize>(&mut self, row: usize, values: [&[f16]; K]) {
+    fn write_rows<const K: usize>(&mut self, row: usize, rows: [&[u8]; K]) {
+        let group = |r: usize, i: usize| q8::Group::from_bytes(&rows[r].as_chunks().0[i]);
+        let shifts: [u32; K] = std::array::from_fn(|r| {
+            shift((0..self.size).map(|i| largest(std::iter::once(group(r, i).scale))).max().unwrap_or(0))
+        });
         let panel = fill_up(&mut self.groups, row / ROWS, self.size, EMPTY);
-        for (i, group) in panel.iter_mut().enumerate() {
+        for (i, held) in panel.iter_mut().enumerate() {
             let words = std::array::from_fn(|r| {
-                let (scale, q) = quantise(&values[r].as_chunks().0[i]);
+                let q8::Group { scale, q } = group(r, i);
                 let at = row % ROWS + r;
-                let (word, shift) = (&mut group.scales[at / 8][at % 4], at % 8 / 4 * 16);
-                *word = *word & !(0xffff << shift) | u32::from(scale.to_bits()) << shift;
+                let (word, half) = (&mut held.scales[at / 8][at % 4], at % 8 / 4 * 16);
+                *word = *word & !(0xffff << half) | raised(scale, shifts[r]) << half;
                 std::array::from_fn(|j| u32::from_le_bytes(std::array::from_fn(|k| q[4 * j + k] as u8)))
             });
-            put::<K, { GROUP / 4 }>(&mut group.blocks, row % ROWS, &words);
+            put::<K, { GROUP / 4 }>(&mut held.blocks, row % ROWS, &words);
+        }
+        for (factor, shift) in self.factors[row..].iter_mut().zip(shifts) {
+            *factor = undo(shift);
         }
     }
 
@@ -85,7 +93,9 @@ impl Form for Weights {
             let mut scale = [0.0; 4];
             group.scales()[at / 4].store(&mut scale);
             for (block, out) in group.blocks.iter().zip(out.as_chunks_mut::<4>().0) {
-                *out = block[at / 4][at % 4].to_le_bytes().map(|q| f32::from(q as i8) * scale[at % 4]);
+                *out = block[at / 4][at % 4]
+                    .to_le_bytes()
+                    .map(|q| f32::from(q as i8) * (scale[at % 4] * self.factors[row]));
             }
         }
     }
@@ -93,12 +103,12 @@ impl Form for Weights {
     fn dot<const N: usize>(&self, panels: [usize; N], x: &Inputs) -> [Sums; N] {
         let mut sums = [[F4::splat(0.0); ROWS / 4]; N];
         let streams = panels.map(|panel| self.panel(panel));
-        for (i, x) in x.integers.as_chunks::<{ GROUP / 4 }>().0.iter().enumerate() {
+        for (i, (x, step)) in x.integers.as_chunks::<{ GROUP / 4 }>().0.iter().zip(&x.steps).enumerate() {
             for (stream, sums) in streams.iter().zip(&mut sums) {
-                stream[i].add_products(x, sums);
+                stream[i].add_products(x, *step, sums);
             }
         }
-        sums.map(|sums| sums.map(|sum| sum.mul(F4::splat(x.step))))
+        std::array::from_fn(|i| self.unscale(panels[i], sums[i]))
     }
 
     fn fill(&self, panel: usize, columns: Range<usize>, tile: &mut Tile) {
@@ -119,8 +129,8 @@ impl Form for Weights {
         }
     }
 
-    fn unscale(&self, _: usize, sums: Sums) -> Sums {
-        sums
+    fn unscale(&self, panel: usize, sums: Sums) -> Sums {
+        scaled(sums, &self.factors[panel * ROWS..])
     }
 }
 
@@ -129,18 +139,4 @@ impl Form for Weights {
 fn spread(words: &[u32; 4]) -> [I4; 4] {
     let words = I4::load(words);
     [words.shl::<24>().shr::<24>(), words.shl::<16>().shr::<24>(), words.shl::<8>().shr::<24>(), words.shr::<24>()]
-}
-
-/// x = step * integers, the largest at +-32767; returns the step.
-pub fn to_integers(x: &[f32], integers: &mut Vec<[i16; 4]>) -> f32 {
-    let quads = x.as_chunks::<4>().0;
-    let mut largest = [0.0; 4];
-    let zero = F4::splat(0.0);
-    let magnitude = |v: F4| v.max(zero.sub(v));
-    quads.iter().fold(zero, |max, quad| magnitude(F4::load(quad)).max(max)).store(&mut largest);
-    let largest = largest.into_iter().fold(0.0, f32::max);
-    let inverse = if largest > 0.0 { 32767.0 / largest } else { 0.0 };
-    integers.clear();
-    integers.extend(quads.iter().map(|quad| quad.map(|v| (v * inverse).round_ties_even() as i16)));
-    largest / 32767.0
 }

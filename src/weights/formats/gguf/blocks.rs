@@ -1,6 +1,8 @@
 //! The values of ggml's blocks of quantised weights (`ggml-quants.c`), each computed in f32 in the order of the format's own
 //! code, so that they are the same to the last bit.
 
+use crate::packed::{Packing, q4, q8};
+use crate::weights::Dtype;
 use half::f16;
 
 /// Weights of the small blocks, and of those of the K-quants.
@@ -128,6 +130,47 @@ pub fn q6_k(bytes: &[u8], out: &mut Vec<f32>) {
     });
 }
 
+/// Whole rows as a matrix that is held in `held` takes them best, where a block is a group of [`crate::packed`] under another
+/// name: nothing is rounded then. `None` for other types.
+pub fn packed(dtype: Dtype, held: Packing, rows: &[u8]) -> Option<(Packing, Vec<u8>)> {
+    let group = |d: &[u8], q: [i8; SMALL]| {
+        let scale = f16::from_le_bytes([d[0], d[1]]);
+        q8::Group { scale, q }.to_bytes()
+    };
+    Some(match (dtype, held) {
+        (Dtype::Q8_0, _) => (Packing::Q8, rows.to_vec()),
+        (Dtype::Q4_1, _) => (Packing::Q4, rows.to_vec()),
+        (Dtype::Q4_0, Packing::Q4) => {
+            let four = |b: &[u8; 18]| -> Option<[u8; q4::BYTES]> {
+                let minimum = f16::from_f32(-8.0 * half(b, 0));
+                // Beyond the largest f16: such a block is not one of weights.
+                minimum.is_finite().then_some(())?;
+                let mut bytes = [0; q4::BYTES];
+                bytes[..2].copy_from_slice(&b[..2]);
+                bytes[2..4].copy_from_slice(&minimum.to_le_bytes());
+                bytes[4..].copy_from_slice(&b[2..]);
+                Some(bytes)
+            };
+            let groups = rows.as_chunks::<18>().0.iter().map(four).collect::<Option<Vec<_>>>()?;
+            (Packing::Q4, groups.into_flattened())
+        }
+        (Dtype::Q4_0, Packing::Q8) => {
+            let code = |b: &[u8; 18], i: usize| (b[2 + i % 16] >> (i / 16 * 4) & 15) as i8 - 8;
+            let eight = |b: &[u8; 18]| group(&b[..2], std::array::from_fn(|i| code(b, i)));
+            (Packing::Q8, rows.as_chunks().0.iter().flat_map(eight).collect())
+        }
+        (Dtype::Q5_0, Packing::Q8) => {
+            let eight = |b: &[u8; 22]| {
+                let high = fifth(b, 2);
+                let code = |i: usize| (b[6 + i % 16] >> (i / 16 * 4) & 15 | high(i)) as i8 - 16;
+                group(&b[..2], std::array::from_fn(code))
+            };
+            (Packing::Q8, rows.as_chunks().0.iter().flat_map(eight).collect())
+        }
+        _ => return None,
+    })
+}
+
 /// The rounding to blocks of 32 of the format's reference code (`quantize_row_*_ref`), for what `mobilellm convert` writes.
 #[cfg(not(target_arch = "wasm32"))]
 pub mod encode {
@@ -192,5 +235,40 @@ pub mod encode {
         let (d, min, q) = from_minimum(values, 31);
         out.extend([half(d), half(min)].concat());
         codes(&q, true, out);
+    }
+}
+
+#[cfg(test)]
+mod packed_tests {
+    use super::*;
+    use crate::packed::unpack;
+
+    /// What is held stands for the very values that the format gives.
+    #[test]
+    fn blocks_that_are_groups_are_held_as_they_are() {
+        let mut random = fastrand::Rng::with_seed(5);
+        for (dtype, held, bytes) in [
+            (Dtype::Q8_0, Packing::Q8, 34),
+            (Dtype::Q4_1, Packing::Q4, 20),
+            (Dtype::Q4_0, Packing::Q4, 18),
+            (Dtype::Q4_0, Packing::Q8, 18),
+            (Dtype::Q5_0, Packing::Q8, 22),
+        ] {
+            let mut rows = Vec::new();
+            for _ in 0..50 {
+                let mut block: Vec<u8> = (0..bytes).map(|_| random.u8(..)).collect();
+                block[..2].copy_from_slice(&f16::from_f32(random.f32() * 0.1 - 0.05).to_le_bytes());
+                if dtype == Dtype::Q4_1 {
+                    block[2..4].copy_from_slice(&f16::from_f32(random.f32() - 0.5).to_le_bytes());
+                }
+                rows.extend(block);
+            }
+            let (packing, packed) = packed(dtype, held, &rows).unwrap();
+            assert_eq!(packing, held);
+            let mut values = Vec::new();
+            dtype.to_f32(&rows, &mut values);
+            let same = values.iter().zip(unpack(packing, &packed)).all(|(a, b)| *a == b);
+            assert!(same, "{dtype:?} as {held:?}");
+        }
     }
 }
