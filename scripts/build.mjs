@@ -4,6 +4,7 @@ import { dirname, join, relative } from 'node:path';
 import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
 import { filesUnder, fingerprint, root, run, target, TIERS } from './lib.mjs';
 import { bindgen, setup } from './setup.mjs';
+import { writeFirstVisit } from './first-visit.mjs';
 import { writeShell } from './shell.mjs';
 
 setup();
@@ -91,7 +92,8 @@ for (const path of Object.keys(TIERS).flatMap((tier) => filesUnder(at('pkg/wasm'
 
 // The page: third-party modules, then the list of all that it needs offline.
 await (await import('./vendor.mjs')).vendor();
-await writeShell(at('www'), at('pkg'));
+writeFirstVisit();
+writeShell(at('www'), at('pkg'));
 
 console.log('size            raw   gzip brotli (KB)');
 for (const path of filesUnder(at('pkg')).filter((path) => /\.(js|wasm)$/.test(path))) {

@@ -9,7 +9,7 @@ import { Chat, isSubmit, scrollDown } from './chat.js';
 import { startClock } from './clock.js';
 import { completionView } from './completion.js';
 import { MobileLLM } from './engine.js';
-import { explain } from './format.js';
+import { bytes, explain } from './format.js';
 import { DEMO, Models, modelsPanel, progressView } from './models.js';
 import { thingsPanel } from './panel.js';
 import { offerThreads, registerShell } from './pwa.js';
@@ -90,6 +90,7 @@ async function main() {
     toast(/** @type {any} */ (titles)[type], { detail: message });
   });
 
+  void firstVisit();
   void registerShell();
   await start(models, panel, store);
 }
@@ -105,12 +106,20 @@ async function start(models, panel, store) {
   await models.load(DEMO);
 }
 
+/** Says what this page downloads before its first answer. */
+async function firstVisit() {
+  const parts = Object.entries(/** @type {Record<string, { bytes: number }>} */ (await json('first-visit.json')));
+  const total = parts.reduce((sum, [, part]) => sum + part.bytes, 0);
+  $('#first-visit').textContent = `A first visit downloads ${bytes(total)} (${parts.map(([name, part]) => `${name} ${bytes(part.bytes)}`).join(', ')}), less where the host compresses; after that it works offline.`;
+}
+
 /** @param {Models} models */
 function emptyText(models) {
   const info = models.llm?.info;
   $('#empty-text').textContent = models.isDemo || !info
     ? 'A language model of 13.8 million parameters that lives in this page. It sets alarms and timers, keeps lists, notes and a calendar, does sums and units. It knows no facts.'
     : `${models.source?.name} runs in this page. Small models make things up: check what matters.`;
+  $('#first-visit').hidden = Boolean(info) && !models.isDemo;
   $('#suggestions').hidden = Boolean(info) && !models.isDemo;
 }
 
