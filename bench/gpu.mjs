@@ -22,7 +22,7 @@ let end;
 const ended = new Promise((resolve) => (end = resolve));
 const { server, url } = await serve(
   {
-    '/': join(root, 'bench'), '/wasm/': join(root, 'target/bindgen/simd128'), '/mobilellm-web/': join(root, 'pkg'), '/model/': join(root, 'www/models/demo'),
+    '/': join(root, 'bench'), '/wasm/': join(root, 'target/bindgen/bench'), '/mobilellm-web/': join(root, 'pkg'), '/model/': join(root, 'www/models/demo'),
     ...(peers && { '/js/': join(peers, 'js/node_modules'), '/models/': join(peers, 'models'), '/ref/': join(peers, 'ref') }),
   },
   {

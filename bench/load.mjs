@@ -14,7 +14,7 @@ import { watchMemory } from './memory.mjs';
 export async function measureLoads(folder, { devices = ['cpu', 'webgpu'], warm = 3, ownGpu = false } = {}) {
   const { server, url } = await serve({
     '/': join(root, 'www'), '/pkg/': join(root, 'pkg'), '/tests/': join(root, 'tests'), '/bench/': join(root, 'bench'),
-    '/wasm/': join(root, 'target/bindgen/simd128'), '/model/': folder,
+    '/wasm/': join(root, 'target/bindgen/bench'), '/model/': folder,
   });
   const rows = [];
   try {

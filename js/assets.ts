@@ -17,6 +17,10 @@ export type Tier = 'relaxed' | 'simd128';
 export interface Assets {
   /** The engine's wasm. */
   engine: string | Blob;
+  /** The wasm for chat templates, which completions do without. */
+  templates: string | Blob;
+  /** The wasm for tokenizers of unusual make. */
+  splitter: string | Blob;
 }
 
 /** Where a worker starts. */
@@ -45,8 +49,23 @@ interface FileOf {
   embedded(): Promise<{ default: string }>;
 }
 
+/** The same for every tier. */
+const COMMON = {
+  templates: {
+    path: 'templates_bg.wasm',
+    url: () => new URL('./wasm/templates_bg.wasm', import.meta.url),
+    embedded: () => import('./embedded/templates_bg.wasm.js'),
+  },
+  splitter: {
+    path: 'splitter_bg.wasm',
+    url: () => new URL('./wasm/splitter_bg.wasm', import.meta.url),
+    embedded: () => import('./embedded/splitter_bg.wasm.js'),
+  },
+};
+
 const FILES = {
   relaxed: {
+    ...COMMON,
     worker: {
       path: 'relaxed/worker.js',
       url: () => new URL('./wasm/relaxed/worker.js', import.meta.url),
@@ -59,6 +78,7 @@ const FILES = {
     },
   },
   simd128: {
+    ...COMMON,
     worker: {
       path: 'simd128/worker.js',
       url: () => new URL('./wasm/simd128/worker.js', import.meta.url),
@@ -112,11 +132,15 @@ function chosen(option: 'workerUrl' | 'wasmUrl', value: string | URL, path: stri
 }
 
 async function assetsOf(tier: Tier, { workerUrl, wasmUrl }: AssetOptions, copied: boolean): Promise<Assets> {
-  const { worker, engine } = FILES[tier];
-  if (wasmUrl !== undefined) return { engine: chosen('wasmUrl', wasmUrl, engine.path) };
+  const { worker, engine, templates, splitter } = FILES[tier];
+  // The others lie in the folder above the engine's, as in the package.
+  const above = ({ path }: FileOf, engine: string) => new URL(`../${path}`, engine).href;
+  const beside = (engine: string) => ({ engine, templates: above(templates, engine), splitter: above(splitter, engine) });
+  if (wasmUrl !== undefined) return beside(chosen('wasmUrl', wasmUrl, engine.path));
   // Beside the worker.
-  if (workerUrl !== undefined) return { engine: new URL('mobilellm_web_bg.wasm', chosen('workerUrl', workerUrl, worker.path)).href };
-  return { engine: (copied && located(engine)) || (await embedded(engine, WASM)) };
+  if (workerUrl !== undefined) return beside(new URL('mobilellm_web_bg.wasm', chosen('workerUrl', workerUrl, worker.path)).href);
+  const find = async (file: FileOf) => (copied && located(file)) || (await embedded(file, WASM));
+  return { engine: await find(engine), templates: await find(templates), splitter: await find(splitter) };
 }
 
 /** A worker may be started from its page's origin alone; a module may be imported from any that allows it. */

@@ -1,5 +1,7 @@
 /** The worker: owns the engine and answers one call after the other. Between two tokens it lets messages in, so that a stop acts within one. */
 import init, * as wasm from 'wasm-glue';
+import initSplitter, { Part as Splitter } from 'splitter-glue';
+import initTemplates, { Part as Templates } from 'templates-glue';
 import { installFileFetch } from './file-fetch.js';
 import type { Assets, Script } from './assets.js';
 import { engineUnavailable, invalidOption, toWire, webGpuUnavailable } from './errors.js';
@@ -123,6 +125,36 @@ const start = (): Promise<void> =>
     wasm.onPanic((message: string) => post({ crashed: message }));
   })());
 
+/** What `work` does, once; anew only after it has failed. */
+function once(work: () => Promise<void>): () => Promise<void> {
+  let started: Promise<void> | null = null;
+  return () =>
+    (started ??= work().catch((error: unknown) => {
+      started = null;
+      throw error;
+    }));
+}
+
+type Part = { call(request: string): string };
+const opener =
+  (open: (specification: string) => Part) =>
+  (specification: string): ((request: string) => string) => {
+    const part = open(specification);
+    return (request) => part.call(request);
+  };
+
+/** The module for chat templates: a completion does without it. */
+const startTemplates = once(async () => {
+  await initTemplates({ module_or_path: await compile(assets.templates) });
+  wasm.installTemplates(opener((specification) => new Templates(specification)));
+});
+
+/** The module for tokenizers that the engine does not know by heart. */
+const startSplitter = once(async () => {
+  await initSplitter({ module_or_path: await compile(assets.splitter) });
+  wasm.installSplitter(opener((specification) => new Splitter(specification)));
+});
+
 /** This worker as a CPU thread of another: blocks until that one ends. */
 async function follow({ module, shared, rank, count, words, config, precision }: FollowRequest): Promise<void> {
   const say = (message: { following: true } | { failed: string }) => (port as { postMessage(m: unknown): void }).postMessage(message);
@@ -164,8 +196,9 @@ function sessionOf(session: number): number {
 const jsonOf = (value: unknown): string =>
   JSON.stringify(value).replace(/\\(?:ud[89a-f][0-9a-f]{2}|.)/g, (escape) => (escape.startsWith('\\ud') ? '\\ufffd' : escape));
 
-function encode(input: Input, answer: boolean): Uint32Array {
+async function encode(input: Input, answer: boolean): Promise<Uint32Array> {
   if ('prompt' in input) return loaded().encodePrompt(input.prompt);
+  await startTemplates();
   const messages = input.messages.map(({ toolCalls, ...message }) =>
     toolCalls ? { ...message, tool_calls: toolCalls.map((call) => ({ type: 'function', function: call })) } : message,
   );
@@ -238,7 +271,7 @@ async function generate({ session, input, options }: Calls['generate'][0], id: n
   const engine = loaded();
   const number = await surviving(async () => sessionOf(session));
   const withTools = 'messages' in input && input.tools !== null;
-  engine.begin(number, encode(input, true), { ...options, specialTokens: withTools });
+  engine.begin(number, await encode(input, true), { ...options, specialTokens: withTools });
   const tokenIds: number[] = [];
   const logprobs: TokenLogprobs[] = [];
   /** As decoded; with tools, calls and special tokens are in it. */
@@ -307,7 +340,12 @@ const handlers: Handlers = {
     const reader = stored ? new PieceReader(script) : undefined;
     try {
       const forEngine = { ...request, device: chosen.device, environment: navigatorLike.userAgent ?? '' };
-      engine = await wasm.Engine.load(forEngine, onEvent, threads > 1 ? startThreads : undefined, reader);
+      const opened = await wasm.Engine.load(forEngine, onEvent, threads > 1 ? startThreads : undefined, reader);
+      if (opened.needsSplitter) {
+        await startSplitter();
+        opened.openSplitter();
+      }
+      engine = opened;
     } finally {
       reader?.end();
     }
@@ -329,9 +367,9 @@ const handlers: Handlers = {
     return describe();
   },
   generate,
-  openSession({ session, ...input }) {
+  async openSession({ session, ...input }) {
     // Rendered now, so that a model without a template or a broken one fails here.
-    const used = encode(input, false).length;
+    const used = (await encode(input, false)).length;
     return surviving(async () => {
       sessionOf(session);
       return { used };

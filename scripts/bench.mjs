@@ -17,7 +17,7 @@ import { serve } from './serve.mjs';
 import { launch } from '../tests/lib/browser.mjs';
 
 const words = process.argv.slice(2).filter((word) => word !== '--');
-await import('./build.mjs');
+run(process.execPath, [join(root, 'scripts/build.mjs'), '--bench']);
 for (const tier of ['cpu', 'gpu']) {
   if (words[0] === `--${tier}`) {
     run(process.execPath, [join(root, `bench/${tier}.mjs`), ...words.slice(1)]);

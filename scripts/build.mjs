@@ -9,41 +9,50 @@ import { writeShell } from './shell.mjs';
 
 setup();
 const at = (...path) => join(root, ...path);
-const crate = fingerprint([
-  ...filesUnder(at('src')).filter((path) => !path.includes('/bin/')),
-  ...filesUnder(at('shaders')),
-  at('Cargo.toml'),
-  at('Cargo.lock'),
-  at('scripts/build.mjs'),
+const sources = (...folders) => fingerprint([
+  ...folders.flatMap((folder) => filesUnder(at(folder))).filter((path) => !path.includes('/bin/')),
+  ...['Cargo.toml', 'Cargo.lock', 'scripts/build.mjs'].map((path) => at(path)),
 ]);
+const engine = sources('src', 'shaders');
 
-for (const [tier, features] of Object.entries(TIERS)) {
-  const out = at('target/bindgen', tier);
+/** Compiles a crate to wasm with its glue, into a folder of target/bindgen/, unless that was made of the same sources. */
+function compile(folder, inputs, { crate, features = [], tier = '', name = crate.replace('-', '_') }) {
+  const out = at('target/bindgen', folder);
   const stamp = join(out, 'inputs');
-  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === crate) continue;
-  console.log(`wasm: ${tier}`);
-  // The dependencies are the same for all tiers and built once.
+  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === inputs) return;
+  console.log(`wasm: ${folder}`);
+  // The dependencies are the same for all and built once.
   run(
     'cargo',
     [
-      'rustc', '--lib', '--crate-type', 'cdylib', '--release', '--locked', '--target', 'wasm32-unknown-unknown', '--target-dir', target,
-      '--', ...(features ? ['-C', `target-feature=${features}`] : []),
+      'rustc', '--package', crate, '--lib', '--crate-type', 'cdylib', '--release', '--locked', '--target', 'wasm32-unknown-unknown',
+      '--target-dir', target, ...features,
+      '--', ...(tier ? ['-C', `target-feature=${tier}`] : []),
     ],
     // Not stripped: a section says which features of WebAssembly are used, and wasm-bindgen goes by it.
     { env: { RUSTFLAGS: '-C target-feature=+simd128', CARGO_PROFILE_RELEASE_STRIP: 'none' } },
   );
-  const wasm = join(target, 'wasm32-unknown-unknown/release/mobilellm_web.wasm');
-  run(bindgen(), ['--target', 'web', '--omit-default-module-path', '--remove-name-section', '--remove-producers-section', '--out-dir', out, wasm]);
+  const wasm = join(target, `wasm32-unknown-unknown/release/${crate.replace('-', '_')}.wasm`);
+  const flags = ['--omit-default-module-path', '--remove-name-section', '--remove-producers-section'];
+  run(bindgen(), ['--target', 'web', '--out-name', name, ...flags, '--out-dir', out, wasm]);
   // No wasm-opt: -O3 took off 0.8% of the compressed size, for minutes.
-  writeFileSync(stamp, crate);
+  writeFileSync(stamp, inputs);
 }
+
+for (const [tier, flags] of Object.entries(TIERS)) compile(tier, engine, { crate: 'mobilellm-web', tier: flags });
+/** Features of crates/text: each a module that is fetched when something needs it. */
+const PARTS = ['templates', 'splitter'];
+const text = sources('crates/text');
+for (const name of PARTS) compile(name, text, { name, crate: 'mobilellm-text', features: ['--no-default-features', '--features', name] });
+// The engine with what benchmarks and the conformance test call.
+if (process.argv.includes('--bench')) compile('bench', engine, { crate: 'mobilellm-web', features: ['--features', 'bench'] });
 
 for (const tier of Object.keys(TIERS)) {
   const out = at('pkg/wasm', tier);
   mkdirSync(out, { recursive: true });
-  const wasm = readFileSync(at('target/bindgen', tier, 'mobilellm_web_bg.wasm'));
-  writeIfChanged(join(out, 'mobilellm_web_bg.wasm'), wasm);
+  writeIfChanged(join(out, 'mobilellm_web_bg.wasm'), readFileSync(at('target/bindgen', tier, 'mobilellm_web_bg.wasm')));
 }
+for (const name of PARTS) writeIfChanged(at(`pkg/wasm/${name}_bg.wasm`), readFileSync(at(`target/bindgen/${name}/${name}_bg.wasm`)));
 
 const { build } = await import('esbuild');
 const bundle = (entry, outfile, options = {}) =>
@@ -69,7 +78,10 @@ await Promise.all([
   // A script: a module worker of it runs wherever its bytes come from.
   ...Object.keys(TIERS).map((tier) =>
     bundle('worker.ts', `wasm/${tier}/worker.js`, {
-      alias: { 'wasm-glue': at('target/bindgen', tier, 'mobilellm_web.js') },
+      alias: {
+        'wasm-glue': at('target/bindgen', tier, 'mobilellm_web.js'),
+        ...Object.fromEntries(PARTS.map((name) => [`${name}-glue`, at(`target/bindgen/${name}/${name}.js`)])),
+      },
       format: 'iife',
       minify: true,
     }),
@@ -82,7 +94,7 @@ for (const path of filesUnder(at('pkg')).filter((path) => path.endsWith('.d.ts')
 
 // Each file that `js/assets.ts` may look for, as a module: `relaxed/worker.js` keeps its name, `x.wasm` becomes `x.wasm.js`.
 rmSync(at('pkg/embedded'), { recursive: true, force: true });
-for (const path of Object.keys(TIERS).flatMap((tier) => filesUnder(at('pkg/wasm', tier))).filter((path) => /\.(js|wasm)$/.test(path))) {
+for (const path of filesUnder(at('pkg/wasm')).filter((path) => /(worker\.js|\.wasm)$/.test(path))) {
   const out = join(at('pkg/embedded'), relative(at('pkg/wasm'), path).replace(/\.wasm$/, '.wasm.js'));
   mkdirSync(dirname(out), { recursive: true });
   // The link to a source map leads nowhere from there.

@@ -28,13 +28,13 @@ export function checks(built = []) {
         await tsc('tsconfig.www.json');
       },
     },
-    { name: 'clippy', ...native, run: () => cargo(['clippy', '--all-targets', '--locked', '--', '-D', 'warnings']) },
+    { name: 'clippy', ...native, run: () => cargo(['clippy', '--workspace', '--all-targets', '--locked', '--', '-D', 'warnings']) },
     {
       name: 'clippy wasm32',
       ...web,
       // The second time with what only the `relaxed` tier compiles.
       run: async () => {
-        const lint = ['clippy', '--lib', '--locked', '--target', 'wasm32-unknown-unknown', '--', '-D', 'warnings'];
+        const lint = ['clippy', '--lib', '--features', 'bench', '--locked', '--target', 'wasm32-unknown-unknown', '--', '-D', 'warnings'];
         await cargo(lint, wasm);
         await cargo([...lint, '-C', 'target-feature=+relaxed-simd'], wasm);
       },

@@ -19,6 +19,7 @@
 //! | --- | --- |
 //! | [`config`] | `config.json` -> numbers, the depth schedule of layer sharing; refuses what is not computed exactly |
 //! | [`text`] | text <-> ids, chat templates, stop strings; the text side of one loaded model |
+//! | `mobilellm_text` | chat templates and unusual tokenizers: `crates/text`, linked natively, in a browser wasm modules of their own |
 //! | [`weights`] | files, pieces, verification, the store, conversion |
 //! | [`model`] | the block, written once over [`backend::Backend`]; the loader |
 //! | [`backend`] | the verbs: [`backend::cpu`] (plain loops as oracle, SIMD lanes, threads, 8 bit) and `backend::gpu` (WGSL); [`backend::sampler`]: logits -> id |

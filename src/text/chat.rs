@@ -15,12 +15,11 @@
 //! the control tokens of both differ, contents have forged one and the second rendering is used.
 
 use super::Tokenizer;
+use super::part::{Kind, LazyPart};
 use crate::error::{Error, Result};
-use minijinja::value::{Kwargs, Serde, Value as Jinja, ValueKind};
-use minijinja::{AutoEscape, Environment, ErrorKind, State, syntax::SyntaxConfig};
-use serde_json::{Map, Value};
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 
 /// What a template sees.
 #[derive(Debug, Clone, Default)]
@@ -41,17 +40,20 @@ pub struct ChatInput<'a> {
 
 const STAND_INS: std::ops::RangeInclusive<char> = '\u{100000}'..='\u{10fffd}';
 
-/// Work one rendering may do; a few hundred turns take some ten thousand.
-const FUEL: u64 = 20_000_000;
-
-/// A compiled chat template, in the environment that Hugging Face's `apply_chat_template` gives it.
+/// A chat template, compiled when it is first used or, where the part that can is at hand, at once.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
-    default: String,
-    has_tool_use: bool,
+    compiled: LazyPart,
     /// Private-use characters that the templates use themselves.
     used: BTreeSet<char>,
+}
+
+/// `mobilellm_text::templates::Request`.
+#[derive(Serialize)]
+struct Request<'a> {
+    variables: &'a Map<String, Value>,
+    add_generation_prompt: bool,
+    now: Option<i64>,
 }
 
 impl ChatTemplate {
@@ -59,39 +61,12 @@ impl ChatTemplate {
     /// `tokens` are variables such as (`bos_token`, `<s>`).
     ///
     /// # Errors
-    /// [`Error::Template`] if a template does not parse or none is called `default`.
+    /// [`Error::Template`] if a template does not parse or none is called `default`; in a browser maybe only when it is
+    /// first used.
     pub fn new(templates: &[(String, String)], tokens: &[(&str, &str)]) -> Result<Self> {
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(failed)?;
-        environment.set_syntax(syntax);
-        environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_filter("tojson", to_json);
-        environment.add_function(
-            "raise_exception",
-            |message: String| -> std::result::Result<String, minijinja::Error> {
-                Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-            },
-        );
-        for (name, token) in tokens {
-            environment.add_global(name.to_string(), *token);
-        }
-        let names: Vec<&str> = templates.iter().map(|(name, _)| name.as_str()).collect();
-        for (name, source) in templates {
-            environment.add_template_owned(name.clone(), source.clone()).map_err(failed)?;
-        }
-        let default = match names[..] {
-            [only] => only,
-            _ if names.contains(&"default") => "default",
-            _ => return Err(Error::Template { problem: format!("none of {names:?} is called default") }),
-        };
-        Ok(ChatTemplate {
-            default: default.into(),
-            has_tool_use: names.contains(&"tool_use"),
-            used: templates.iter().flat_map(|(_, source)| private_use(source)).collect(),
-            environment,
-        })
+        let used = templates.iter().flat_map(|(_, source)| private_use(source)).collect();
+        let specification = json!({ "templates": templates, "tokens": tokens });
+        Ok(ChatTemplate { compiled: LazyPart::new(Kind::Templates, &specification).map_err(failed)?, used })
     }
 
     /// The prompt as text, for people to read. For ids use [`encode`](Self::encode): in this text a control token of
@@ -120,23 +95,18 @@ impl ChatTemplate {
                 text = safe;
             }
         }
-        tokenizer.ids(&text, &tokenizer.control, &guard.stand_ins)
+        tokenizer.ids(&text, true, &guard.stand_ins)
     }
 
     fn run(&self, variables: &Variables, chat: &ChatInput) -> Result<String> {
-        let mut context: BTreeMap<&str, Jinja> =
-            variables.0.iter().map(|(name, value)| (name.as_str(), Jinja::from(Serde(value)))).collect();
-        context.insert("add_generation_prompt", chat.add_generation_prompt.into());
-        if let Some(now) = chat.now {
-            context.insert("strftime_now", Jinja::from_function(move |format: String| strftime(now, &format)));
-        }
-        let name = if self.has_tool_use && chat.tools.is_some() { "tool_use" } else { &self.default };
-        self.environment.get_template(name).and_then(|template| template.render(context)).map_err(failed)
+        let request =
+            Request { variables: &variables.0, add_generation_prompt: chat.add_generation_prompt, now: chat.now };
+        self.compiled.call(&request).map_err(failed)
     }
 }
 
-fn failed(error: minijinja::Error) -> Error {
-    Error::Template { problem: error.to_string() }
+fn failed(problem: String) -> Error {
+    Error::Template { problem }
 }
 
 /// The outside values of one rendering.
@@ -235,138 +205,10 @@ fn collect_private_use(key: &str, value: &Value, used: &mut BTreeSet<char>) {
     }
 }
 
-fn strftime(now: i64, format: &str) -> std::result::Result<String, minijinja::Error> {
-    let mut text = String::new();
-    let now = chrono::DateTime::from_timestamp(now, 0);
-    match now.map(|now| write!(text, "{}", now.naive_utc().format(format))) {
-        Some(Ok(())) => Ok(text),
-        _ => Err(minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: cannot write {format:?}"))),
-    }
-}
-
-/// `tojson` as Hugging Face defines it: Python's `json.dumps` with its keyword arguments, nothing escaped for HTML.
-fn to_json(_: &mut State, value: &Jinja, options: Kwargs) -> std::result::Result<String, minijinja::Error> {
-    let invalid = |problem: String| minijinja::Error::new(ErrorKind::InvalidOperation, format!("tojson: {problem}"));
-    if value.is_undefined() {
-        return Err(invalid("the value is undefined".into()));
-    }
-    let indent = match options.get::<Option<Jinja>>("indent")?.filter(|indent| !indent.is_none()) {
-        None => None,
-        Some(indent) if indent.kind() == ValueKind::Number => {
-            let width = usize::try_from(indent).map_err(|e| invalid(e.to_string()))?;
-            if width > 64 {
-                return Err(invalid(format!("indent {width} is larger than 64")));
-            }
-            Some(" ".repeat(width))
-        }
-        Some(indent) => Some(indent.to_string()),
-    };
-    let separators: Option<Vec<String>> = options.get("separators")?;
-    let (item, key) = match separators.as_deref() {
-        None => (if indent.is_some() { "," } else { ", " }, ": "),
-        Some([item, key]) => (item.as_str(), key.as_str()),
-        Some(_) => return Err(invalid("separators must be two strings".into())),
-    };
-    let style = JsonStyle {
-        indent: indent.as_deref(),
-        item,
-        key,
-        ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
-        sort: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
-    };
-    options.assert_all_used()?;
-    let value = serde_json::to_value(value).map_err(|e| invalid(e.to_string()))?;
-    let mut out = String::new();
-    style.write(&value, 0, &mut out);
-    Ok(out)
-}
-
-struct JsonStyle<'a> {
-    indent: Option<&'a str>,
-    item: &'a str,
-    key: &'a str,
-    ascii: bool,
-    sort: bool,
-}
-
-impl JsonStyle<'_> {
-    fn write(&self, value: &Value, depth: usize, out: &mut String) {
-        match value {
-            Value::String(text) => self.string(text, out),
-            Value::Number(number) => out.push_str(&python_number(number)),
-            Value::Array(list) if list.is_empty() => out.push_str("[]"),
-            Value::Object(map) if map.is_empty() => out.push_str("{}"),
-            Value::Array(list) => {
-                out.push('[');
-                for (i, value) in list.iter().enumerate() {
-                    self.start_item(i, depth + 1, out);
-                    self.write(value, depth + 1, out);
-                }
-                self.line(depth, out);
-                out.push(']');
-            }
-            Value::Object(map) => {
-                let mut entries: Vec<_> = map.iter().collect();
-                if self.sort {
-                    entries.sort_by_key(|(key, _)| *key);
-                }
-                out.push('{');
-                for (i, (key, value)) in entries.into_iter().enumerate() {
-                    self.start_item(i, depth + 1, out);
-                    self.string(key, out);
-                    out.push_str(self.key);
-                    self.write(value, depth + 1, out);
-                }
-                self.line(depth, out);
-                out.push('}');
-            }
-            Value::Null | Value::Bool(_) => out.push_str(&value.to_string()),
-        }
-    }
-
-    fn start_item(&self, index: usize, depth: usize, out: &mut String) {
-        if index > 0 {
-            out.push_str(self.item);
-        }
-        self.line(depth, out);
-    }
-
-    fn line(&self, depth: usize, out: &mut String) {
-        if let Some(indent) = self.indent {
-            out.push('\n');
-            out.push_str(&indent.repeat(depth));
-        }
-    }
-
-    fn string(&self, text: &str, out: &mut String) {
-        let json = Value::from(text).to_string();
-        for c in json.chars() {
-            // A stand-in passes: it is a character of the message in disguise.
-            if c == '\u{7f}' && self.ascii {
-                out.push_str("\\u007f");
-            } else if c.is_ascii() || !self.ascii || STAND_INS.contains(&c) {
-                out.push(c);
-            } else {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    let _ = write!(out, "\\u{unit:04x}");
-                }
-            }
-        }
-    }
-}
-
-/// Python's `repr` of a number: floats keep their `.0` and turn to exponents at 1e16 and below 1e-4.
-fn python_number(number: &serde_json::Number) -> String {
-    let Some(float) = number.as_f64().filter(|_| number.is_f64()) else { return number.to_string() };
-    if float == 0.0 || (1e-4..1e16).contains(&float.abs()) {
-        return format!("{float:?}");
-    }
-    let text = format!("{float:e}");
-    match text.split_once('e') {
-        Some((digits, exponent)) => {
-            let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |exponent| ('-', exponent));
-            format!("{digits}e{sign}{exponent:0>2}")
-        }
-        None => text,
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn both_sides_mean_the_same_stand_ins() {
+        assert_eq!(super::STAND_INS, mobilellm_text::templates::STAND_INS);
     }
 }

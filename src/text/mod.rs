@@ -10,6 +10,7 @@
 
 mod chat;
 mod decoder;
+pub mod part;
 mod settings;
 mod stop;
 mod tokenizer;
@@ -98,6 +99,20 @@ impl TextModel {
     /// Every id that ends a generation.
     pub fn eos(&self) -> &[u32] {
         &self.special.eos
+    }
+
+    /// Whether the tokenizer encodes nothing without [`part`]'s module.
+    pub fn needs_part(&self) -> bool {
+        self.tokenizer.part().is_some()
+    }
+
+    /// Opens what of the module the tokenizer needs, which shows whether its file is sound.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] names what is broken.
+    pub fn open_part(&self) -> Result<()> {
+        let opened = self.tokenizer.part().map(part::LazyPart::open).transpose();
+        opened.map(|_| ()).map_err(|problem| Error::tokenizer("tokenizer.json", problem))
     }
 
     pub fn has_chat_template(&self) -> bool {

@@ -284,6 +284,17 @@ impl Engine {
         self.inner.device_lost()
     }
 
+    /// Whether texts cannot be encoded before `installSplitter` and [`open_splitter`](Self::open_splitter) were called.
+    #[wasm_bindgen(getter, js_name = needsSplitter)]
+    pub fn needs_splitter(&self) -> bool {
+        self.inner.text().needs_part()
+    }
+
+    #[wasm_bindgen(js_name = openSplitter)]
+    pub fn open_splitter(&self) -> Js<()> {
+        Ok(self.inner.text().open_part()?)
+    }
+
     #[wasm_bindgen(unchecked_return_type = "EngineInfo")]
     pub fn info(&self) -> Js<JsValue> {
         to_js(&self.info)

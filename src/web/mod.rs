@@ -3,7 +3,7 @@
 //! `backend/gpu/browser.rs`; nothing else names `wasm_bindgen`, `web_sys` or `js_sys`.
 
 pub mod api;
-#[cfg(feature = "gpu")]
+#[cfg(all(feature = "gpu", feature = "bench"))]
 pub mod bench;
 pub mod bytes;
 pub mod exchange;
@@ -12,3 +12,4 @@ pub mod files;
 pub mod host;
 mod js;
 pub mod store;
+pub mod text;

@@ -2,14 +2,16 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { root } from '../../scripts/lib.mjs';
+import { root, run } from '../../scripts/lib.mjs';
 import { launch } from '../lib/browser.mjs';
 import { serve } from '../../scripts/serve.mjs';
 
 let server, browser, page;
 before(async () => {
+  // With what only tests call.
+  run(process.execPath, [join(root, 'scripts/build.mjs'), '--bench']);
   let url;
-  ({ server, url } = await serve({ '/tests/': join(root, 'tests'), '/pkg/': join(root, 'pkg'), '/wasm/': join(root, 'target/bindgen/simd128') }));
+  ({ server, url } = await serve({ '/tests/': join(root, 'tests'), '/pkg/': join(root, 'pkg'), '/wasm/': join(root, 'target/bindgen/bench') }));
   browser = await launch({ webgpu: 'software' });
   page = await browser.newPage();
   await page.goto(`${url}tests/lib/blank.html`);

@@ -23,6 +23,7 @@ test('npm pack holds the package and nothing else', () => {
     'package.json', 'README.md', 'LICENSE-MIT', 'LICENSE-APACHE', 'CHANGELOG.md', 'pkg/index.js', 'pkg/index.d.ts', 'pkg/wasm/simd128/worker.js', 'pkg/wasm/relaxed/worker.js',
     'pkg/wasm/simd128/mobilellm_web_bg.wasm', 'pkg/wasm/relaxed/mobilellm_web_bg.wasm', 'pkg/wasm/witness.js', 'pkg/index.cjs', 'pkg/index.d.cts',
     'pkg/embedded/simd128/worker.js', 'pkg/embedded/simd128/mobilellm_web_bg.wasm.js',
+    'pkg/wasm/templates_bg.wasm', 'pkg/wasm/splitter_bg.wasm', 'pkg/embedded/templates_bg.wasm.js', 'pkg/embedded/splitter_bg.wasm.js',
   ]) {
     assert.ok(paths.includes(path), `${path} is missing`);
   }

@@ -4,13 +4,14 @@
 //! some files: here the model is read straight into what [`BPE`] is built from, after a check of everything around it.
 
 use super::MAX_VOCAB;
+use super::cut::Known;
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use std::fmt;
+use tokenizers::AddedToken;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
-use tokenizers::{AddedToken, NormalizerWrapper, PreTokenizerWrapper};
 
 #[derive(Deserialize)]
 pub(super) struct File {
@@ -51,8 +52,11 @@ struct AddedFile {
 /// What turns text into ids.
 pub(super) struct Pipeline {
     pub model: BPE,
-    pub normalizer: Option<NormalizerWrapper>,
-    pub pre_tokenizer: Option<PreTokenizerWrapper>,
+    pub added: Vec<AddedToken>,
+    /// `None`: left to `mobilellm_text`.
+    pub known: Option<Known>,
+    pub normalizer: Value,
+    pub pre_tokenizer: Value,
 }
 
 fn broken(problem: impl fmt::Display) -> Error {
@@ -130,11 +134,11 @@ impl File {
         steps.iter().find_map(|step| step["single"][0]["SpecialToken"]["id"].as_str())
     }
 
-    /// What the file describes, and its added tokens in order.
+    /// What the file describes.
     ///
     /// # Errors
     /// As [`parse`](Self::parse).
-    pub fn build(self) -> Result<(Pipeline, Vec<AddedToken>)> {
+    pub fn build(self) -> Result<Pipeline> {
         let file = self.model;
         let (Some(vocab), Some(merges)) = (file.vocab, file.merges) else {
             return Err(broken("the model has no vocab or no merges"));
@@ -148,12 +152,16 @@ impl File {
         if let Some(unknown) = file.unk_token {
             model = model.unk_token(unknown);
         }
-        let pipeline = Pipeline {
+        let (mut normalizers, mut pre_tokenizers) = (Vec::new(), Vec::new());
+        flatten(&self.normalizer, "normalizers", &mut normalizers);
+        flatten(&self.pre_tokenizer, "pretokenizers", &mut pre_tokenizers);
+        Ok(Pipeline {
             model: model.build().map_err(broken)?,
-            normalizer: serde_json::from_value(self.normalizer).map_err(broken)?,
-            pre_tokenizer: serde_json::from_value(self.pre_tokenizer).map_err(broken)?,
-        };
-        Ok((pipeline, self.added_tokens.into_iter().map(|added| added.token).collect()))
+            added: self.added_tokens.into_iter().map(|added| added.token).collect(),
+            known: Known::parse(&normalizers, &pre_tokenizers),
+            normalizer: self.normalizer,
+            pre_tokenizer: self.pre_tokenizer,
+        })
     }
 }
 

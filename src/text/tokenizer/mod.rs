@@ -4,24 +4,30 @@
 //! Only [`Tokenizer::encode_with_control`] finds them in a text; what people type goes through
 //! [`Tokenizer::encode`] or [`ChatTemplate::encode`](super::ChatTemplate::encode), which never produce one from it.
 
+mod added;
+mod cut;
 mod json;
 mod sentencepiece;
+mod unicode;
 
 pub(super) use json::flatten;
 #[cfg(not(target_arch = "wasm32"))]
 pub use sentencepiece::pieces as sentencepiece_pieces;
 
 use super::decoder::{Decoder, Kind, Pieces, Recipe, Rule};
+use super::part::{self, LazyPart};
 use crate::error::{Error, Result};
-use json::{File, Pipeline};
+use added::{Added, Stretch};
+use cut::Known;
+use json::File;
 use sentencepiece::SentencePiece;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use tokenizers::models::bpe::{BPE, Vocab};
-use tokenizers::{
-    AddedToken, AddedVocabulary, Model, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType,
-    PreTokenizer, Token,
-};
+use tokenizers::models::bpe::BPE;
+use tokenizers::{AddedToken, Model};
 
 /// Largest vocabulary that is accepted, in tokens; four times that of any model known today.
 const MAX_VOCAB: usize = 1 << 20;
@@ -29,18 +35,38 @@ const MAX_VOCAB: usize = 1 << 20;
 /// A loaded tokenizer. Cheap to share behind an `Arc`; it never changes.
 pub struct Tokenizer {
     model: TokenModel,
-    /// Added tokens, control tokens among them.
-    pub(super) control: AddedVocabulary,
-    /// The same, with control tokens left in the text.
-    plain: AddedVocabulary,
+    added: Added,
     pieces: Arc<Pieces>,
     /// BOS that the file itself puts before a text.
     pub(super) default_bos: Option<u32>,
 }
 
 enum TokenModel {
-    Json(Box<Pipeline>),
+    Json { model: Box<BPE>, cutting: Cutting },
     SentencePiece(SentencePiece),
+}
+
+/// How a text is cut before the model sees it.
+enum Cutting {
+    Known(Known),
+    /// By `mobilellm_text`: a [`SplitRequest`] gives [`Piece`]s.
+    Unusual(LazyPart),
+}
+
+/// `mobilellm_text::splitter::Request`.
+#[derive(Serialize)]
+struct SplitRequest<'a> {
+    text: &'a str,
+    control: bool,
+    stand_ins: &'a [(char, char)],
+}
+
+/// What the model makes ids of, or the id of an added token.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+enum Piece {
+    Token(u32),
+    Text(String),
 }
 
 impl fmt::Debug for Tokenizer {
@@ -60,41 +86,59 @@ impl Tokenizer {
         let file = File::parse(bytes)?;
         let recipe = Recipe::parse(&file.decoder)?;
         let (highest, bos) = (file.highest_id(), file.bos().map(str::to_owned));
-        let (inner, added) = file.build()?;
-        let model = &inner.model;
+        let pipeline = file.build()?;
+        let model = pipeline.model;
         if let Some(unknown) = model.unk_token.as_ref().filter(|unknown| model.token_to_id(unknown).is_none()) {
             return Err(broken(format!("unk_token {unknown:?} is not in the vocabulary")));
         }
 
+        let normalize =
+            |text: &str| pipeline.known.as_ref().map_or_else(|| text.to_owned(), |known| known.normalize(text));
+        let add = |tokens: &[AddedToken]| {
+            let size = u32::try_from(model.get_vocab_size()).unwrap_or(u32::MAX);
+            Added::new(tokens, size, |token| model.token_to_id(token), normalize)
+        };
+        let mut added = add(&pipeline.added);
         // Normalized control tokens would be sought after normalization, where contents can no longer be told from
         // template text.
-        let mut control = AddedVocabulary::new();
-        control.add_tokens(&added, model, inner.normalizer.as_ref());
-        let mut added: Vec<(u32, AddedToken)> = control.get_added_tokens_decoder().clone().into_iter().collect();
-        added.sort_by_key(|(id, _)| *id);
-        if added.iter().any(|(_, token)| token.special && token.normalized) {
+        if added.tokens().iter().any(|(_, token)| token.special && token.normalized) {
             let tokens: Vec<AddedToken> = added
-                .iter()
+                .tokens()
+                .into_iter()
                 .map(|(_, token)| AddedToken { normalized: token.normalized && !token.special, ..token.clone() })
                 .collect();
-            control = AddedVocabulary::new();
-            control.add_tokens(&tokens, model, inner.normalizer.as_ref());
-            if let Some((id, token)) = added.iter().find(|(id, _)| control.simple_id_to_token(*id).is_none()) {
+            let raw = add(&tokens);
+            if let Some((id, token)) = added.tokens().into_iter().find(|(id, _)| raw.token(*id).is_none()) {
                 return Err(broken(format!("added token {:?} cannot have id {id}", token.content)));
             }
+            added = raw;
+        }
+        if let Some((_, token)) =
+            added.tokens().into_iter().find(|(_, t)| t.normalized && normalize(&t.content).is_empty())
+        {
+            return Err(broken(format!("added token {:?} is empty once it is normalized", token.content)));
         }
 
-        let size = added.last().map_or(0, |(id, _)| *id).max(highest) as usize + 1;
+        let size = added.tokens().last().map_or(0, |(id, _)| *id).max(highest) as usize + 1;
         if size > MAX_VOCAB {
             return Err(broken(format!("token id {}, at most {} are supported", size - 1, MAX_VOCAB)));
         }
         let mut pieces = Pieces::new(recipe.rule);
         for id in 0..size as u32 {
-            let token = control.simple_id_to_token(id).or_else(|| model.id_to_token(id)).unwrap_or_default();
-            recipe.push(&mut pieces, &token, control.is_special_token(&token));
+            let token = added.token(id).map(|token| token.content.clone());
+            let token = token.or_else(|| model.id_to_token(id)).unwrap_or_default();
+            recipe.push(&mut pieces, &token, added.is_special(&token));
         }
-        let default_bos = bos.and_then(|token| control.token_to_id(&token, model));
-        Ok(Self::new(TokenModel::Json(Box::new(inner)), control, pieces, default_bos))
+        let default_bos = bos.and_then(|token| added.id(&token).or_else(|| model.token_to_id(&token)));
+        let cutting = match pipeline.known {
+            Some(known) => Cutting::Known(known),
+            None => {
+                let part = splitter(&pipeline.normalizer, &pipeline.pre_tokenizer, &added);
+                Cutting::Unusual(part.map_err(broken)?)
+            }
+        };
+        let model = TokenModel::Json { model: Box::new(model), cutting };
+        Ok(Tokenizer { model, added, pieces: Arc::new(pieces), default_bos })
     }
 
     /// Reads a SentencePiece `tokenizer.model`: BPE with the identity normalizer, as LLaMA and MobileLLM ship it.
@@ -104,7 +148,7 @@ impl Tokenizer {
     pub fn from_sentencepiece(bytes: &[u8]) -> Result<Self> {
         let file = SentencePiece::parse(bytes)?;
         let mut pieces = Pieces::new(Rule::ByteFallback { strip: usize::from(file.dummy_prefix) });
-        let (mut added, mut names) = (Vec::new(), Vocab::new());
+        let (mut added, mut ids) = (Vec::new(), HashMap::new());
         for (piece, id) in file.pieces.iter().zip(0..) {
             let (kind, bytes) = match piece.kind {
                 sentencepiece::Kind::Unknown => (Kind::Literal, file.unknown_surface.clone().into_bytes()),
@@ -116,20 +160,11 @@ impl Tokenizer {
             if matches!(piece.kind, sentencepiece::Kind::Control | sentencepiece::Kind::UserDefined) {
                 // Like SentencePiece, seek user-defined symbols in the normalized text.
                 added.push(AddedToken::from(&piece.text, kind == Kind::Control).normalized(kind != Kind::Control));
-                names.insert(piece.text.clone(), id);
+                ids.insert(piece.text.as_str(), id);
             }
         }
-        let names = BPE::builder().vocab_and_merges(names, Vec::new()).build();
-        let names = names.map_err(|e| Error::tokenizer("tokenizer.model", e))?;
-        let mut control = AddedVocabulary::new();
-        control.add_tokens(&added, &names, None::<&NormalizerWrapper>);
-        Ok(Self::new(TokenModel::SentencePiece(file), control, pieces, None))
-    }
-
-    fn new(model: TokenModel, control: AddedVocabulary, pieces: Pieces, default_bos: Option<u32>) -> Self {
-        let mut plain = control.clone();
-        plain.set_encode_special_tokens(true);
-        Tokenizer { model, control, plain, pieces: Arc::new(pieces), default_bos }
+        let added = Added::new(&added, 0, |token| ids.get(token).copied(), str::to_owned);
+        Ok(Tokenizer { model: TokenModel::SentencePiece(file), added, pieces: Arc::new(pieces), default_bos: None })
     }
 
     /// Ids of a text that contains no control token, whatever it says: `<|user|>` is eight characters. No BOS is added.
@@ -137,7 +172,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] if a regular expression of the file gives up on this text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        self.ids(text, &self.plain, &[])
+        self.ids(text, false, &[])
     }
 
     /// Ids of a text in which control tokens, written as in the vocabulary, become their ids: template output, never
@@ -146,7 +181,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn encode_with_control(&self, text: &str) -> Result<Vec<u32>> {
-        self.ids(text, &self.control, &[])
+        self.ids(text, true, &[])
     }
 
     /// Text of the ids; control tokens are left out unless `show_control`.
@@ -172,10 +207,18 @@ impl Tokenizer {
     /// Id of a token as it is written in the vocabulary.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         match &self.model {
-            TokenModel::Json(inner) => self.control.token_to_id(token, &inner.model),
+            TokenModel::Json { model, .. } => self.added.id(token).or_else(|| model.token_to_id(token)),
             TokenModel::SentencePiece(file) => {
                 file.pieces.iter().zip(0..).find(|(p, _)| p.text == token).map(|(_, id)| id)
             }
+        }
+    }
+
+    /// The part of `mobilellm_text` without which this tokenizer encodes nothing, if there is one.
+    pub(super) fn part(&self) -> Option<&LazyPart> {
+        match &self.model {
+            TokenModel::Json { cutting: Cutting::Unusual(part), .. } => Some(part),
+            _ => None,
         }
     }
 
@@ -189,64 +232,96 @@ impl Tokenizer {
 
     /// Strings of all control tokens.
     pub(super) fn control_tokens(&self) -> impl Iterator<Item = &str> {
-        let added = self.control.get_added_tokens_decoder().values();
-        added.filter(|token| token.special).map(|token| token.content.as_str())
+        self.added.special()
     }
 
     /// The control tokens in a text, in order.
     pub(super) fn control_ids(&self, text: &str) -> Vec<u32> {
-        let split = self.control.extract_and_normalize(None::<&NormalizerWrapper>, text);
-        let splits = split.get_splits(OffsetReferential::Original, OffsetType::None);
-        let ids = splits.into_iter().flat_map(|(_, _, tokens)| tokens.iter().flatten().map(|token| token.id));
-        ids.filter(|&id| self.is_control(id)).collect()
+        let id = |stretch| match stretch {
+            Stretch::Token(id) => Some(id).filter(|&id| self.is_control(id)),
+            Stretch::Text { .. } => None,
+        };
+        self.added.cut(text, false, true).into_iter().filter_map(id).collect()
     }
 
-    /// The pipeline of `tokenizers::Tokenizer::encode`, with a choice of added tokens. `stand_ins` are put back after
-    /// control tokens were sought: (stand-in, character).
-    pub(super) fn ids(&self, text: &str, added: &AddedVocabulary, stand_ins: &[(char, char)]) -> Result<Vec<u32>> {
+    /// Ids of a text; control tokens are sought in it if `control`. `stand_ins` are put back after that: (stand-in,
+    /// character).
+    pub(super) fn ids(&self, text: &str, control: bool, stand_ins: &[(char, char)]) -> Result<Vec<u32>> {
         let file = if self.is_sentencepiece() { "tokenizer.model" } else { "tokenizer.json" };
-        let failed = |e| Error::tokenizer(file, e);
-        let mut split = added.extract_and_normalize(Some(&Segment { tokenizer: self, stand_ins }), text);
-        match &self.model {
-            TokenModel::Json(inner) => {
-                if let Some(pre_tokenizer) = &inner.pre_tokenizer {
-                    pre_tokenizer.pre_tokenize(&mut split).map_err(failed)?;
+        let failed = |problem: String| Error::tokenizer(file, problem);
+        let mut ids = Vec::new();
+        for piece in self.cut(text, control, stand_ins).map_err(failed)? {
+            match (piece, &self.model) {
+                (Piece::Token(id), _) => ids.push(id),
+                (Piece::Text(text), TokenModel::Json { model, .. }) => {
+                    let tokens = model.tokenize(&text).map_err(|e| failed(e.to_string()))?;
+                    ids.extend(tokens.into_iter().map(|token| token.id));
                 }
-                split.tokenize(|text| inner.model.tokenize(text.get())).map_err(failed)?;
-            }
-            TokenModel::SentencePiece(model) => {
-                let token = |id| Token::new(id, String::new(), (0, 0));
-                split.tokenize(|text| Ok(model.encode(text.get()).into_iter().map(token).collect())).map_err(failed)?;
+                (Piece::Text(text), TokenModel::SentencePiece(model)) => ids.extend(model.encode(&text)),
             }
         }
-        let encoding = split.into_encoding(None, 0, OffsetType::None).map_err(failed)?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(ids)
     }
-}
 
-/// Normalizes one stretch between control tokens.
-struct Segment<'a> {
-    tokenizer: &'a Tokenizer,
-    stand_ins: &'a [(char, char)],
-}
-
-impl Normalizer for Segment<'_> {
-    fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
-        if !self.stand_ins.is_empty() {
-            text.map(|c| {
-                self.stand_ins.iter().find(|(stand_in, _)| *stand_in == c).map_or(c, |(_, original)| *original)
-            });
+    /// A text up to the model: added tokens, normalizer, pre-tokenizer.
+    fn cut(&self, text: &str, control: bool, stand_ins: &[(char, char)]) -> std::result::Result<Vec<Piece>, String> {
+        if let Some(part) = self.part() {
+            return part.call(&SplitRequest { text, control, stand_ins });
         }
-        match &self.tokenizer.model {
-            TokenModel::SentencePiece(_) if text.is_empty() => Ok(()),
+        let mut pieces = Vec::new();
+        for stretch in self.added.cut(text, false, control) {
+            let (start, text) = match stretch {
+                Stretch::Token(id) => {
+                    pieces.push(Piece::Token(id));
+                    continue;
+                }
+                Stretch::Text { start, text } => (start, text),
+            };
+            let original =
+                |c| stand_ins.iter().find(|(stand_in, _)| *stand_in == c).map_or(c, |(_, original)| *original);
+            let text = self.normalize(text.chars().map(original).collect());
+            for stretch in self.added.cut(&text, true, control) {
+                match (stretch, &self.model) {
+                    (Stretch::Token(id), _) => pieces.push(Piece::Token(id)),
+                    (
+                        Stretch::Text { start: within, text },
+                        TokenModel::Json { cutting: Cutting::Known(known), .. },
+                    ) => {
+                        pieces.extend(known.cut(text, start + within == 0).into_iter().map(Piece::Text));
+                    }
+                    (Stretch::Text { text, .. }, _) => pieces.push(Piece::Text(text.to_owned())),
+                }
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// Normalizes one stretch between control tokens.
+    fn normalize(&self, text: String) -> String {
+        match &self.model {
+            TokenModel::SentencePiece(_) if text.is_empty() => text,
             TokenModel::SentencePiece(file) => {
                 let prefix = if file.dummy_prefix { "▁" } else { "" };
-                *text = (prefix.to_string() + &text.get().replace(' ', "▁")).into();
-                Ok(())
+                prefix.to_owned() + &text.replace(' ', "▁")
             }
-            TokenModel::Json(inner) => inner.normalizer.as_ref().map_or(Ok(()), |n| n.normalize(text)),
+            TokenModel::Json { cutting: Cutting::Known(known), .. } => known.normalize(&text),
+            TokenModel::Json { .. } => text,
         }
     }
+}
+
+fn splitter(normalizer: &Value, pre_tokenizer: &Value, added: &Added) -> std::result::Result<LazyPart, String> {
+    #[derive(Serialize)]
+    struct Token<'a> {
+        id: u32,
+        #[serde(flatten)]
+        token: &'a AddedToken,
+    }
+    let added: Vec<Token> = added.tokens().into_iter().map(|(id, token)| Token { id, token }).collect();
+    LazyPart::new(
+        part::Kind::Splitter,
+        &json!({ "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "added": added }),
+    )
 }
 
 /// `<0x0A>` -> 10.
@@ -254,4 +329,204 @@ pub(super) fn byte_token(text: &str) -> Option<u8> {
     let hex = text.strip_prefix("<0x")?.strip_suffix('>')?;
     let valid = hex.len() == 2 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'));
     if valid { u8::from_str_radix(hex, 16).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+    const GPT2_SHORT: &str = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+    /// (normalizer, pre-tokenizer), each of which is cut here and can be cut by `mobilellm_text`.
+    fn known() -> Vec<(Value, Value)> {
+        let byte_level = |prefix: bool, regex: bool| json!({ "type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": regex });
+        let split = |regex: &str, behavior: &str, invert: bool| json!({ "type": "Split", "pattern": { "Regex": regex }, "behavior": behavior, "invert": invert });
+        let sequence = |steps: &[Value]| json!({ "type": "Sequence", "pretokenizers": steps });
+        let metaspace = |scheme: &str, split: bool| json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": split });
+        let digits = |each: bool| json!({ "type": "Digits", "individual_digits": each });
+        let llama2 = json!({ "type": "Sequence", "normalizers": [
+            { "type": "Prepend", "prepend": "▁" }, { "type": "Replace", "pattern": { "String": " " }, "content": "▁" },
+        ] });
+        let mut known = vec![
+            (llama2.clone(), Value::Null),
+            (llama2, sequence(&[digits(true), metaspace("always", true)])),
+            (json!({ "type": "Replace", "pattern": { "String": "a" }, "content": "" }), byte_level(true, true)),
+            (json!({ "type": "Prepend", "prepend": "x" }), digits(false)),
+        ];
+        let pre_tokenizers = [
+            byte_level(false, true),
+            byte_level(true, true),
+            byte_level(true, false),
+            sequence(&[digits(true), byte_level(false, true)]),
+            sequence(&[digits(false), split(GPT2_SHORT, "Isolated", false), byte_level(false, false), digits(false)]),
+            sequence(&[split(LLAMA3, "Isolated", false), byte_level(false, false)]),
+            sequence(&[split(QWEN2, "Removed", true), byte_level(false, false)]),
+            split(GPT2, "Isolated", true),
+            metaspace("first", true),
+            metaspace("first", false),
+            metaspace("never", true),
+            sequence(&[digits(true), metaspace("always", false)]),
+            json!({ "type": "Metaspace", "replacement": "_", "add_prefix_space": true }),
+        ];
+        known.extend(pre_tokenizers.map(|pre_tokenizer| (Value::Null, pre_tokenizer)));
+        known
+    }
+
+    /// With added tokens of every kind, and the same tokenizer that leaves the cutting to `mobilellm_text`.
+    fn both(normalizer: &Value, pre_tokenizer: &Value) -> (Tokenizer, LazyPart) {
+        let token = |content: &str, flags: &str| {
+            let flag = |name: char| flags.contains(name);
+            json!({ "id": 0, "content": content, "single_word": flag('w'), "lstrip": flag('l'), "rstrip": flag('r'),
+                "normalized": flag('n'), "special": flag('s') })
+        };
+        let added = [
+            token("<a>", "s"),
+            token("<a", ""),
+            token("<ab>", "sn"),
+            token("<l>", "sl"),
+            token("<r>", "r"),
+            token("<lr>", "slr"),
+            token("é1", "w"),
+            token("wo", "wn"),
+            token("a b", "n"),
+            token(" a", "lr"),
+            token("▁a", "n"),
+            token("<a>", "n"),
+        ];
+        let file = json!({
+            "model": { "type": "BPE", "vocab": { "a": 0, "b": 1, "<a>": 2 }, "merges": [] },
+            "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "decoder": { "type": "ByteLevel" }, "added_tokens": added,
+        });
+        let tokenizer = Tokenizer::from_json(file.to_string().as_bytes()).unwrap();
+        assert!(tokenizer.part().is_none(), "{pre_tokenizer}");
+        let part = splitter(normalizer, pre_tokenizer, &tokenizer.added).unwrap();
+        (tokenizer, part)
+    }
+
+    fn assert_same(tokenizer: &Tokenizer, part: &LazyPart, text: &str) {
+        for (control, stand_ins) in
+            [(true, vec![]), (false, vec![]), (true, vec![('\u{100000}', '<'), ('\u{100001}', '>')])]
+        {
+            let expected: Vec<Piece> = part.call(&SplitRequest { text, control, stand_ins: &stand_ins }).unwrap();
+            assert_eq!(tokenizer.cut(text, control, &stand_ins).unwrap(), expected, "{text:?} {part:?}");
+        }
+    }
+
+    fn text() -> impl Strategy<Value = String> {
+        let bits = [
+            "'s",
+            "'S",
+            "'ſ",
+            "'Re",
+            "'rE",
+            "'ll",
+            "'l",
+            "'vé",
+            "'",
+            "a",
+            "b",
+            "é1",
+            "wo",
+            "ß",
+            "я",
+            "中",
+            "\u{301}",
+            "1",
+            "23",
+            "4567",
+            "²",
+            "½",
+            "٣",
+            "Ⅷ",
+            " ",
+            "  ",
+            "\t",
+            "\n",
+            "\r\n",
+            "\n\n",
+            "\u{85}",
+            "\u{a0}",
+            "\u{3000}",
+            "\u{200b}",
+            "\u{200d}",
+            "!",
+            "?!",
+            "_",
+            "▁",
+            "🙂",
+            "<a>",
+            "<a",
+            "<ab>",
+            "<l>",
+            "<r>",
+            "<lr>",
+            "a b",
+            "\u{100000}",
+            "\u{100001}",
+            "\0",
+            "\u{10ffff}",
+        ];
+        prop::collection::vec(
+            prop_oneof![8 => prop::sample::select(bits.to_vec()).prop_map(str::to_owned), 1 => "\\PC{0,3}"],
+            0..14,
+        )
+        .prop_map(|bits| bits.concat())
+    }
+
+    #[test]
+    fn what_is_known_by_heart_is_cut_as_the_library_cuts_it() {
+        let tokenizers: Vec<_> =
+            known().iter().map(|(normalizer, pre_tokenizer)| both(normalizer, pre_tokenizer)).collect();
+        let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(400));
+        let run = |text: String| {
+            tokenizers.iter().for_each(|(tokenizer, part)| assert_same(tokenizer, part, &text));
+            Ok(())
+        };
+        runner.run(&text(), run).unwrap();
+    }
+
+    /// In the places where the patterns tell characters apart: alone, beside each kind, after an apostrophe.
+    #[test]
+    fn every_character_is_cut_as_the_library_cuts_it() {
+        let patterns = [GPT2, LLAMA3].map(
+            |regex| json!({ "type": "Split", "pattern": { "Regex": regex }, "behavior": "Isolated", "invert": false }),
+        );
+        let tokenizers = patterns.map(|pattern| both(&Value::Null, &pattern));
+        let all: Vec<char> = ('\0'..=char::MAX).collect();
+        // Of the planes without assigned characters a few are enough.
+        let assigned = |c: &&char| u32::from(**c) < 0x3_2400 || u32::from(**c) % 97 == 0;
+        let some: Vec<char> = all.iter().filter(assigned).copied().collect();
+        for characters in some.chunks(50) {
+            let text: String = characters.iter().map(|c| format!("{c}a{c}1{c} {c}! {c}\n'{c}'{c}e'r{c} ")).collect();
+            for (tokenizer, part) in &tokenizers {
+                let request = SplitRequest { text: &text, control: false, stand_ins: &[] };
+                assert_eq!(tokenizer.cut(&text, false, &[]).unwrap(), part.call::<Vec<Piece>>(&request).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_by_heart_is_left_to_the_library() {
+        let punctuation = json!({ "type": "Punctuation", "behavior": "Isolated" });
+        let nfc = json!({ "type": "NFC" });
+        let first = json!({ "type": "Sequence", "pretokenizers": [
+            { "type": "Digits", "individual_digits": true }, { "type": "Metaspace", "replacement": "▁", "prepend_scheme": "first" },
+        ] });
+        let split = json!({ "type": "Split", "pattern": { "Regex": "a+" }, "behavior": "Isolated", "invert": false });
+        for (normalizer, pre_tokenizer) in
+            [(Value::Null, punctuation), (nfc, Value::Null), (Value::Null, first), (Value::Null, split)]
+        {
+            let file = json!({
+                "model": { "type": "BPE", "vocab": { "a": 0, "b": 1, "é": 2, "!": 3 }, "merges": [] },
+                "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "decoder": { "type": "ByteLevel" },
+            });
+            let tokenizer = Tokenizer::from_json(file.to_string().as_bytes()).unwrap();
+            assert!(tokenizer.part().is_some());
+            assert_eq!(tokenizer.encode("ab!e\u{301}").unwrap()[..3], [0, 1, 3]);
+        }
+    }
 }
