@@ -96,6 +96,9 @@ export const busyError = (message: string): MobileLLMError => ours('busy', messa
 
 export const unreadable = (message: string, cause?: unknown): MobileLLMError => ours('io', message, cause);
 
+export const cspBlocked = (what: string, needed: string, cause?: unknown): MobileLLMError =>
+  ours('csp-blocked', `${what} is blocked by a Content-Security-Policy: add ${needed} to it`, cause);
+
 export const webGpuUnavailable = (message: string): MobileLLMError => ours('webgpu-unavailable', message);
 
 export const closedError = (what: string): MobileLLMError => ours('closed', `${what} is closed`);

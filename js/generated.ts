@@ -32,6 +32,7 @@ export type ErrorCode =
   | 'self-check-failed'
   | 'storage'
   | 'unsupported-model'
+  | 'web-page'
   | 'webgpu-unavailable';
 
 /** What to do about the errors that TypeScript gives. */
@@ -39,7 +40,7 @@ export const REMEDIES = {
   "busy": "Stop the run and await its result first.",
   "closed": "Load the model, or open a session, again.",
   "crashed": "Load the model again; with device: 'cpu' or a smaller contextLength if it happens again. Please report this message.",
-  "csp-blocked": "Add to the policy what the message names; docs/errors.md shows a policy that is enough.",
+  "csp-blocked": "Add to the policy what the message names; docs/errors.md shows one that is enough.",
   "engine-unavailable": "Load in a page or a dedicated worker; serve the folder pkg/wasm/ of the package and name it by the options workerUrl and wasmUrl (docs/bundlers.md).",
   "internal": "Please report this message with the steps that led to it.",
   "invalid-option": "See the option's documentation for its name, type and range.",

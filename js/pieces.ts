@@ -24,6 +24,9 @@ export interface FoundPiece {
 
 type Answer = { reading: true } | ({ id: number } & ({ found: FoundPiece | null } | { failed: string }));
 
+/** Milliseconds after which a read counts as one that will never answer. */
+const PATIENCE = 30_000;
+
 /** The engine's side. Nothing waits for the worker to start, which the network may delay: until then every read fails. */
 export class PieceReader {
   #worker: Worker | null = null;
@@ -84,6 +87,10 @@ export class PieceReader {
       this.#waiting.set(id, { resolve, reject });
       const read: PieceRequest = { id, database, store, key, block };
       this.#worker?.postMessage({ read });
+      // Its own connection to the database may never open.
+      setTimeout(() => {
+        if (this.#waiting.has(id)) this.end();
+      }, PATIENCE);
     });
   }
 
@@ -122,11 +129,11 @@ async function readPiece({ database, store, key, block }: PieceRequest): Promise
     blocking: (_current, _blocked, event) => (event.target as IDBDatabase).close(),
   });
   const stored: unknown = await (await opened).get(store, key);
-  const { bytes: blob, sha256 } = (stored ?? {}) as { bytes?: unknown; sha256?: unknown };
-  if (!(blob instanceof Blob) || typeof sha256 !== 'string') return null;
-  // A blob that lost its file is as good as none.
-  const bytes = await blob.arrayBuffer().catch(() => null);
-  if (!bytes) return null;
+  const { bytes: kept, sha256 } = (stored ?? {}) as { bytes?: unknown; sha256?: unknown };
+  if (typeof sha256 !== 'string') return null;
+  // A blob that lost its file is as good as none. Where the browser stores no Blobs, it is an ArrayBuffer.
+  const bytes = kept instanceof Blob ? await kept.arrayBuffer().catch(() => null) : kept;
+  if (!(bytes instanceof ArrayBuffer)) return null;
   const digests = new Uint8Array(block ? 32 * Math.ceil(bytes.byteLength / block) : 0);
   const blocks = Array.from({ length: digests.length / 32 }, async (_, i) => {
     const part = new Uint8Array(bytes, i * block, Math.min(block, bytes.byteLength - i * block));

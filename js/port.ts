@@ -1,8 +1,9 @@
 /** The worker itself, a browser's or Node's, by whichever of its {@link kits} can be started. */
 import { relaxedSimd } from 'wasm-feature-detect';
 import { kits, unavailable, type Kit, type Script } from './assets.js';
-import { engineUnavailable, MobileLLMError } from './errors.js';
+import { cspBlocked, engineUnavailable, MobileLLMError, said } from './errors.js';
 import { node } from './platform.js';
+import { forbidden, untrusted, watchPolicy } from './policy.js';
 import type { Answer, FromWorker, ToWorker } from './protocol.js';
 import type { AssetOptions } from './types.js';
 
@@ -60,23 +61,28 @@ export class Port {
   }
 
   async #start(options: AssetOptions): Promise<void> {
+    if (typeof WebAssembly === 'undefined') throw engineUnavailable('there is no WebAssembly here (Lockdown Mode of Apple devices turns it off)');
+    watchPolicy();
     const tried: string[] = [];
+    let needed: string | null = null;
     let cause: unknown;
     for await (const kit of kits((await relaxedSimd()) ? 'relaxed' : 'simd128', options)) {
       if (this.#ended) return kit.release();
       this.#kit = kit;
       const failure = await this.#try(kit);
       if (!failure || this.#ended) return;
+      needed ??= untrusted(failure.cause) ?? (await forbidden(kit.script.url, ['worker-src']));
+      tried.push(`${kit.from} (${failure.silent ? await whyNot(kit.script.url) : failure.detail})`);
       kit.release();
       this.#kit = this.#thread = null;
-      tried.push(`${kit.from} (${failure.detail})`);
       cause = failure.cause;
     }
+    if (needed) throw cspBlocked(`the engine's worker (${tried.join(', ')})`, needed, cause);
     throw unavailable(tried, cause);
   }
 
   /** Resolves when the worker has answered, with null, or when it has failed before. */
-  #try({ script, assets }: Kit): Promise<{ detail: string; cause?: unknown } | null> {
+  #try({ script, assets }: Kit): Promise<Failure | null> {
     return new Promise((resolve) => {
       const receive = (message: FromWorker) => {
         if (!('ready' in message)) return this.#listener.receive(message);
@@ -85,19 +91,43 @@ export class Port {
       };
       const crash = (detail: string, cause?: unknown) => {
         if (this.#ended) return resolve(null);
-        if (this.#sent) resolve({ detail, cause });
-        else this.#listener.crashed(detail, cause);
+        if (this.#sent) resolve({ detail, cause, silent: detail === '' });
+        else this.#listener.crashed(detail || 'without a word', cause);
       };
       try {
         this.#thread = (node ? nodeThread : browserThread)(script, receive, crash);
       } catch (error) {
-        return crash(String(error), error);
+        return crash(said(error), error);
       }
       this.#thread.hold(this.#held);
       this.#thread.post({ script, assets });
       for (const message of this.#sent ?? []) this.#thread.post(message);
     });
   }
+}
+
+interface Failure {
+  detail: string;
+  cause?: unknown;
+  /** The browser says no more than that there was an error: its script could not be had. */
+  silent: boolean;
+}
+
+/** Why the browser could not load a worker's script: what asking for it again shows. */
+async function whyNot(script: string): Promise<string> {
+  let response: Response;
+  try {
+    response = await fetch(script, { signal: AbortSignal.timeout(3000) });
+  } catch {
+    return 'its script could not be loaded: no connection, or something in between blocks it';
+  }
+  const type = response.headers.get('content-type') ?? 'no type';
+  if (!response.ok) return `its script could not be loaded: HTTP ${response.status}`;
+  if (!/javascript|ecmascript/.test(type)) return `its script is ${type}, not JavaScript: another file, or the host's own page, is at that address`;
+  if (globalThis.crossOriginIsolated && !/require-corp|credentialless/.test(response.headers.get('cross-origin-embedder-policy') ?? 'require-corp')) {
+    return 'its script is served without Cross-Origin-Embedder-Policy, which this page demands';
+  }
+  return 'its script is there and could not be started: it is cut off, or one of its own imports or headers keeps it from running';
 }
 
 type Receive = (message: FromWorker) => void;
@@ -109,7 +139,7 @@ function browserThread({ url, type }: Script, receive: Receive, crash: Crash): T
   worker.onmessageerror = () => crash('a message could not be read');
   worker.onerror = (event) => {
     event.preventDefault();
-    crash(event.message || 'its script could not be loaded', event.error);
+    crash(event.message ?? '', event.error);
   };
   return { post: (message) => worker.postMessage(message), terminate: () => worker.terminate(), hold: () => {} };
 }

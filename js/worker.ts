@@ -4,8 +4,9 @@ import initSplitter, { Part as Splitter } from 'splitter-glue';
 import initTemplates, { Part as Templates } from 'templates-glue';
 import { installFileFetch } from './file-fetch.js';
 import type { Assets, Script } from './assets.js';
-import { engineUnavailable, invalidOption, toWire, webGpuUnavailable } from './errors.js';
+import { cspBlocked, engineUnavailable, invalidOption, said, toWire, webGpuUnavailable } from './errors.js';
 import { node } from './platform.js';
+import { Forbidden, installPolicyFetch, noWasm } from './policy.js';
 import { plainLength, splitToolCalls } from './toolcalls.js';
 import { Exchange, Team, threadCount, type FollowRequest } from './threads.js';
 import { PieceReader, servePiece, type PieceRequest } from './pieces.js';
@@ -111,7 +112,10 @@ async function compile(asset: string | Blob): Promise<WebAssembly.Module> {
     if (response.headers.get('content-type') !== 'application/wasm') return await WebAssembly.compile(await response.arrayBuffer());
     return await WebAssembly.compileStreaming(response);
   } catch (error) {
-    throw engineUnavailable(`${asset} could not be loaded: ${error}`, error);
+    if (error instanceof Forbidden) throw cspBlocked(asset, error.needed, error);
+    const needed = noWasm(error);
+    if (needed) throw cspBlocked('WebAssembly', needed, error);
+    throw engineUnavailable(`${asset} could not be loaded: ${said(error)}`, error);
   }
 }
 
@@ -439,6 +443,7 @@ function receive(message: ToWorker | { follow: FollowRequest } | { read: PieceRe
 }
 
 installFileFetch();
+installPolicyFetch();
 if (node) {
   node.threads.parentPort!.on('message', receive);
 } else {

@@ -46,6 +46,12 @@ pub enum Error {
     /// The network or the server failed, after retries.
     #[error("{url}: {problem}")]
     Network { url: String, problem: String },
+    /// The host answered with a web page in place of a file: a login, a notice, or the application that it serves at every address.
+    #[error("{url}: the host sent a web page, not {}", if url.ends_with(".json") { "a file of the model" } else { "a weight file" })]
+    WebPage { url: String },
+    /// A Content-Security-Policy forbids something that the package cannot do without.
+    #[error("{what} is blocked by a Content-Security-Policy: add {needed} to it")]
+    Csp { what: String, needed: String },
     /// The server asks for credentials or a licence that must be accepted first.
     #[error("{url}: HTTP {status}: this model is gated")]
     Gated { url: String, status: u16 },
@@ -102,7 +108,7 @@ pub enum Error {
 
 /// What can go wrong in TypeScript alone, before the engine is there or around it: code, cause, remedy.
 #[cfg(test)]
-pub(crate) const IN_TYPESCRIPT: [(&str, &str, &str); 4] = [
+pub(crate) const IN_TYPESCRIPT: [(&str, &str, &str); 3] = [
     ("busy", "The session answers a question; this call must wait for it.", "Stop the run and await its result first."),
     (
         "crashed",
@@ -114,16 +120,12 @@ pub(crate) const IN_TYPESCRIPT: [(&str, &str, &str); 4] = [
         "The package's own worker or wasm cannot be had here: there are no workers, or the files are not where they are looked for.",
         "Load in a page or a dedicated worker; serve the folder pkg/wasm/ of the package and name it by the options workerUrl and wasmUrl (docs/bundlers.md).",
     ),
-    (
-        "csp-blocked",
-        "The page's Content-Security-Policy forbids something that the package cannot do without.",
-        "Add to the policy what the message names; docs/errors.md shows a policy that is enough.",
-    ),
 ];
 
 /// Those of [`Error`]'s codes that TypeScript gives too.
 #[cfg(test)]
-pub(crate) const ALSO_IN_TYPESCRIPT: [&str; 5] = ["invalid-option", "closed", "webgpu-unavailable", "io", "internal"];
+pub(crate) const ALSO_IN_TYPESCRIPT: [&str; 6] =
+    ["csp-blocked", "invalid-option", "closed", "webgpu-unavailable", "io", "internal"];
 
 fn megabytes(bytes: u64) -> String {
     let mb = bytes as f64 / 1e6;
@@ -145,6 +147,8 @@ impl Error {
             Error::InvalidOption { .. } => "invalid-option",
             Error::ContextOverflow { .. } => "context-overflow",
             Error::Network { .. } => "network",
+            Error::WebPage { .. } => "web-page",
+            Error::Csp { .. } => "csp-blocked",
             Error::Gated { .. } => "gated-model",
             Error::Integrity { .. } => "integrity",
             Error::Quota { .. } => "quota-exceeded",
@@ -185,6 +189,10 @@ impl Error {
             Error::InvalidOption { .. } => "See the option's documentation for its name, type and range.",
             Error::ContextOverflow { .. } => "Shorten the prompt or load the model with a larger contextLength.",
             Error::Network { .. } => "Check the connection and the address; what was already downloaded is kept.",
+            Error::WebPage { .. } => {
+                "Open the address in a browser to see what it says. It must give the file itself, without a login; on the hub, /resolve/ and not /blob/."
+            }
+            Error::Csp { .. } => "Add to the policy what the message names; docs/errors.md shows one that is enough.",
             Error::Gated { .. } => "Accept the model's licence on its page and pass an access token that may read it.",
             Error::Integrity { .. } => "Load again; if it persists, the server's copy is damaged: try a mirror.",
             Error::Quota { .. } => "Free some storage (models.list, models.delete) or load with cache: 'none'.",

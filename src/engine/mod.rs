@@ -676,6 +676,10 @@ impl Engine {
         )
         .await?;
         let tokenizer_model = if tokenizer_json.is_none() { file("tokenizer.model").await? } else { None };
+        if tokenizer_json.is_none() && tokenizer_model.is_none() {
+            let names = ["tokenizer.json", "tokenizer.model"];
+            return Err(checkpoint.source().missing("tokenizer.json or tokenizer.model", &names));
+        }
         let files = TextFiles {
             tokenizer_json,
             tokenizer_model,
@@ -865,8 +869,7 @@ pub async fn config<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::By
     checkpoint: &Checkpoint<H, S, T>,
 ) -> Result<Config> {
     let file = checkpoint.file("config.json").await?;
-    let file =
-        file.ok_or_else(|| Error::FileNotFound { file: "config.json".into(), searched: checkpoint.id().into() })?;
+    let file = file.ok_or_else(|| checkpoint.source().missing("config.json", &["config.json"]))?;
     Config::parse(&String::from_utf8(file).map_err(|_| Error::checkpoint("config.json", "not UTF-8"))?)
 }
 

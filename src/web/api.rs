@@ -15,7 +15,7 @@ use crate::backend::{Packing, Precision};
 use crate::bytes::Bytes;
 use crate::config::Config;
 use crate::engine::{self, DeviceChoice, OpenOptions, SelfCheck};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::packed::GROUP;
 use crate::protocol::{CacheChoice, EngineRequest, Estimate, EstimateRequest, ResolvedSource, SourceRequest};
 use crate::text::ChatInput;
@@ -146,6 +146,18 @@ impl Source for WebSource {
 
     fn ranged(&self, file: &FileMeta) -> bool {
         each!(self, s => s.ranged(file))
+    }
+
+    fn forget(&self) {
+        each!(self, s => s.forget());
+    }
+
+    fn missing(&self, file: &str, names: &[&str]) -> Error {
+        each!(self, s => s.missing(file, names))
+    }
+
+    fn listed(&self, names: &[String]) {
+        each!(self, s => s.listed(names));
     }
 
     fn commit(&self) -> Option<String> {

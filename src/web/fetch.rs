@@ -2,7 +2,7 @@
 
 use super::bytes::JsBytes;
 use super::host::{WebHost, message};
-use crate::weights::http::{Body, Head, Http, HttpSource, Request};
+use crate::weights::http::{Body, Head, Http, HttpSource, Request, Unsent};
 use js_sys::{Promise, Reflect};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -22,6 +22,19 @@ pub type UrlSource = HttpSource<WebHttp, WebHost>;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct WebHttp;
 
+/// A failed request or stream, in words. Browsers say "Failed to fetch", "Load failed" and the like, whatever the reason is.
+fn failure(error: &JsValue, otherwise: &str) -> String {
+    let get = |from: &JsValue, name: &str| Reflect::get(from, &name.into()).ok().filter(|found| !found.is_undefined());
+    // Node tells the cause.
+    let cause =
+        get(error, "cause").and_then(|cause| get(&cause, "code").or_else(|| get(&cause, "message"))?.as_string());
+    match cause {
+        Some(cause) => format!("{otherwise} ({cause})"),
+        None if error.is_instance_of::<js_sys::TypeError>() => otherwise.into(),
+        None => message(error),
+    }
+}
+
 /// Cancels the request when it is dropped.
 struct Cancel(AbortController);
 
@@ -40,8 +53,20 @@ impl Http for WebHttp {
     type Bytes = JsBytes;
     type Body = WebBody;
 
-    async fn send(&self, request: &Request) -> Result<(Head, WebBody), String> {
-        self.send(request).await.map_err(|e| message(&e))
+    async fn send(&self, request: &Request) -> Result<(Head, WebBody), Unsent> {
+        match self.send(request).await {
+            Ok(answer) => Ok(answer),
+            // `Forbidden` of `js/policy.ts`.
+            Err(error) => {
+                Err(match Reflect::get(&error, &"needed".into()).ok().and_then(|needed| needed.as_string()) {
+                    Some(needed) => Unsent::Forbidden(needed),
+                    None => Unsent::Failed(failure(
+                        &error,
+                        "no connection, or the host does not let this page read it (CORS)",
+                    )),
+                })
+            }
+        }
     }
 }
 
@@ -69,8 +94,20 @@ impl WebHttp {
         let response: Response = JsFuture::from(fetch(&request.url, &init)?).await?.unchecked_into();
         let mut head = Head { status: response.status(), ..Head::default() };
         let date = |text: &str| Some(js_sys::Date::parse(text)).filter(|ms| ms.is_finite());
-        for name in ["etag", "last-modified", "content-length", "content-type", "content-range", "retry-after", "link"]
-        {
+        // Of another origin only some headers can be seen.
+        let hidden = Reflect::get(&response, &"type".into()).is_ok_and(|kind| kind == "cors");
+        head.encoded = if hidden { None } else { Some(false) };
+        const NAMES: [&str; 8] = [
+            "etag",
+            "last-modified",
+            "content-length",
+            "content-encoding",
+            "content-type",
+            "content-range",
+            "retry-after",
+            "link",
+        ];
+        for name in NAMES {
             if let Some(value) = response.headers().get(name)? {
                 head.set(name, &value, js_sys::Date::now(), date);
             }
@@ -85,7 +122,7 @@ impl Body for WebBody {
 
     async fn chunk(&mut self) -> Result<Option<JsBytes>, String> {
         let Some(reader) = &self.reader else { return Ok(None) };
-        let read = JsFuture::from(reader.read()).await.map_err(|e| message(&e))?;
+        let read = JsFuture::from(reader.read()).await.map_err(|e| failure(&e, "the connection broke off"))?;
         let value = Reflect::get(&read, &JsValue::from_str("value")).map_err(|e| message(&e))?;
         Ok(value.dyn_into().ok().map(JsBytes))
     }

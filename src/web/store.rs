@@ -12,8 +12,10 @@ use crate::error::{Error, Result};
 use crate::weights::digest::{BLOCK, Digest};
 use crate::weights::source::{InUse, LockMode};
 use crate::weights::{Host, Store, Stored};
+use futures_util::future::{Either, select};
 use js_sys::{Array, ArrayBuffer, Function, Object, Promise, Reflect, Uint8Array};
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::pin::pin;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{
@@ -34,8 +36,6 @@ const VERDICTS: &str = "verdicts";
 
 #[wasm_bindgen]
 extern "C" {
-    #[wasm_bindgen(thread_local_v2, js_name = indexedDB)]
-    static INDEXED_DB: Option<IdbFactory>;
     #[wasm_bindgen(thread_local_v2, js_name = navigator)]
     static NAVIGATOR: Option<Navigator>;
 
@@ -74,10 +74,22 @@ extern "C" {
     fn digests(this: &FoundPiece) -> Vec<u8>;
 }
 
+/// Milliseconds in which IndexedDB must answer. It does not always: seen in WebKit after it wakes, and where another tab's connection
+/// does not close.
+const OPENING: f64 = 4_000.0;
+/// The same for one transaction, which may write a piece to a slow disk while others do.
+const WORKING: f64 = 30_000.0;
+
 /// Opened at the first use; where that is forbidden every verb says so.
 #[derive(Default)]
 pub struct IdbStore {
     database: OnceCell<Database>,
+    /// Why there is none: it is not tried again.
+    failed: RefCell<Option<Error>>,
+    /// The browser does not store Blobs (WebKit in private windows): pieces are stored as ArrayBuffers.
+    no_blobs: Cell<bool>,
+    /// The first was read back.
+    blobs_work: Cell<bool>,
     /// Where there is none, or it fails, pieces are read and hashed here.
     reader: Option<PieceReader>,
 }
@@ -102,27 +114,16 @@ impl IdbStore {
         if let Some(database) = self.database.get() {
             return Ok(database);
         }
-        let factory = INDEXED_DB.with(Clone::clone).ok_or_else(|| storage("there is no IndexedDB here"))?;
-        let request = factory.open_with_u32(DATABASE, SCHEMA).map_err(failed)?;
-        let upgrading = Closure::once_into_js({
-            let request = request.clone();
-            move |event: web_sys::IdbVersionChangeEvent| upgrade(&request, event.old_version() as u32)
-        });
-        request.set_onupgradeneeded(Some(upgrading.unchecked_ref()));
-        let blocked = Promise::new(&mut |_, reject| request.set_onblocked(Some(&reject)));
-        let opened = Promise::race(&Array::of2(&finished(&request), &blocked));
-        JsFuture::from(opened).await.map_err(|_| match request.error() {
-            Ok(Some(error)) => storage(&error.message()),
-            _ => storage("another tab holds an older version of the database: close it"),
-        })?;
-        let database: Database = request.result().map_err(failed)?.unchecked_into();
-        // A newer version of this package, in another tab, wants to upgrade: make way.
-        let close = Closure::<dyn Fn()>::new({
-            let database = database.clone().unchecked_into::<IdbDatabase>();
-            move || database.close()
-        });
-        database.set_onversionchange(Some(close.into_js_value().unchecked_ref()));
-        Ok(self.database.get_or_init(|| database))
+        if let Some(error) = &*self.failed.borrow() {
+            return Err(error.clone());
+        }
+        match in_time(OPENING, open()).await {
+            Ok(database) => Ok(self.database.get_or_init(|| database)),
+            Err(error) => {
+                *self.failed.borrow_mut() = Some(error.clone());
+                Err(error)
+            }
+        }
     }
 
     /// Begins a transaction over `stores`, of which the first is returned.
@@ -132,6 +133,22 @@ impl IdbStore {
         let transaction = self.database().await?.begin(&names, mode, &options).map_err(failed)?;
         let stores = stores.iter().map(|s| transaction.object_store(s)).collect::<Js<_>>();
         Ok((transaction, stores.map_err(failed)?))
+    }
+
+    /// Writes a piece, whose bytes are a Blob or an ArrayBuffer.
+    async fn put(&self, key: &str, bytes: JsValue, sha256: Digest) -> Result<()> {
+        let piece = object(&[("sha256", sha256.to_string().into()), ("bytes", bytes)]);
+        self.write(PIECES, |store| store.put_with_key(&piece, &key.into()).map(drop)).await
+    }
+
+    /// Whether a piece of `len` bytes can be read back.
+    async fn kept(&self, key: &str, len: usize) -> bool {
+        let Ok(found) = self.read_one(PIECES, key).await else { return false };
+        let Ok(blob) = Reflect::get(&found, &"bytes".into()).and_then(|bytes| bytes.dyn_into::<Blob>()) else {
+            return false;
+        };
+        let bytes = in_time(WORKING, async { JsFuture::from(blob.array_buffer()).await.map_err(failed) }).await;
+        bytes.is_ok_and(|bytes| Uint8Array::new(&bytes).length() as usize == len)
     }
 
     async fn read_one(&self, store: &str, key: &str) -> Result<JsValue> {
@@ -148,12 +165,51 @@ impl IdbStore {
             transaction.set_onabort(Some(&reject));
         });
         requests(&stores[0]).map_err(failed)?;
-        match JsFuture::from(done).await {
-            Ok(_) => Ok(()),
-            Err(_) => {
-                Err(transaction.error().map_or_else(|| storage("a transaction was aborted"), |e| failed(e.into())))
+        in_time(WORKING, async {
+            match JsFuture::from(done).await {
+                Ok(_) => Ok(()),
+                Err(_) => {
+                    Err(transaction.error().map_or_else(|| storage("a transaction was aborted"), |e| failed(e.into())))
+                }
             }
-        }
+        })
+        .await
+    }
+}
+
+/// The property itself throws where the site may store nothing (Firefox with its data blocked, a frame without an origin).
+fn factory() -> Result<IdbFactory> {
+    let found = Reflect::get(&js_sys::global(), &"indexedDB".into()).map_err(failed)?;
+    found.dyn_into().map_err(|_| storage("there is no IndexedDB here"))
+}
+
+async fn open() -> Result<Database> {
+    let request = factory()?.open_with_u32(DATABASE, SCHEMA).map_err(failed)?;
+    let upgrading = Closure::once_into_js({
+        let request = request.clone();
+        move |event: web_sys::IdbVersionChangeEvent| upgrade(&request, event.old_version() as u32)
+    });
+    request.set_onupgradeneeded(Some(upgrading.unchecked_ref()));
+    let blocked = Promise::new(&mut |_, reject| request.set_onblocked(Some(&reject)));
+    let opened = Promise::race(&Array::of2(&finished(&request), &blocked));
+    JsFuture::from(opened).await.map_err(|_| match request.error() {
+        Ok(Some(error)) => storage(&error.message()),
+        _ => storage("another tab holds an older version of the database: close it"),
+    })?;
+    let database: Database = request.result().map_err(failed)?.unchecked_into();
+    // A newer version of this package, in another tab, wants to upgrade: make way.
+    let close = Closure::<dyn Fn()>::new({
+        let database = database.clone().unchecked_into::<IdbDatabase>();
+        move || database.close()
+    });
+    database.set_onversionchange(Some(close.into_js_value().unchecked_ref()));
+    Ok(database)
+}
+
+async fn in_time<T>(milliseconds: f64, work: impl Future<Output = Result<T>>) -> Result<T> {
+    match select(pin!(work), pin!(WebHost.sleep(milliseconds))).await {
+        Either::Left((done, _)) => done,
+        Either::Right(_) => Err(storage(&format!("IndexedDB did not answer for {} seconds", milliseconds / 1e3))),
     }
 }
 
@@ -185,11 +241,15 @@ impl Store for IdbStore {
             return Ok(None);
         }
         let field = |name: &str| Reflect::get(&found, &name.into()).ok();
-        let blob = field("bytes").and_then(|b| b.dyn_into::<Blob>().ok());
+        let bytes = field("bytes").unwrap_or_default();
         let sha256 = field("sha256").and_then(|s| s.as_string()).and_then(|s| Digest::parse(&s));
         // What nobody wrote in this form, or what lost its file, is as good as missing: it is fetched and written anew.
-        let Some((blob, sha256)) = blob.zip(sha256) else { return Ok(None) };
-        let Ok(buffer) = JsFuture::from(blob.array_buffer()).await else { return Ok(None) };
+        let Some(sha256) = sha256 else { return Ok(None) };
+        let buffer = match bytes.dyn_into::<Blob>() {
+            Ok(blob) => JsFuture::from(blob.array_buffer()).await.ok(),
+            Err(other) => other.is_instance_of::<ArrayBuffer>().then_some(other),
+        };
+        let Some(buffer) = buffer else { return Ok(None) };
         let bytes = JsBytes(Uint8Array::new(&buffer));
         let blocks = if hashed { Some(WebHost.sha256_of_blocks(&bytes).await?) } else { None };
         Ok(Some(Stored { bytes, sha256, blocks }))
@@ -209,9 +269,22 @@ impl Store for IdbStore {
     }
 
     async fn put_piece(&self, key: &str, bytes: &JsBytes, sha256: Digest) -> Result<()> {
-        let blob = Blob::new_with_u8_array_sequence(&Array::of1(&bytes.0)).map_err(failed)?;
-        let piece = object(&[("sha256", sha256.to_string().into()), ("bytes", blob.into())]);
-        let written = self.write(PIECES, |store| store.put_with_key(&piece, &key.into()).map(drop)).await;
+        let mut written = Err(storage("not yet written"));
+        if !self.no_blobs.get() {
+            let blob = Blob::new_with_u8_array_sequence(&Array::of1(&bytes.0)).map_err(failed)?;
+            written = self.put(key, blob.into(), sha256).await;
+            if written.is_ok() && !self.blobs_work.replace(true) && !self.kept(key, bytes.len()).await {
+                self.blobs_work.set(false);
+                written = Err(storage("a Blob was stored without its bytes"));
+            }
+        }
+        if matches!(written, Err(Error::Storage { .. })) {
+            // A copy of just these bytes: the array may be a part of a larger buffer.
+            written = self.put(key, bytes.0.slice(0, bytes.0.length()).buffer().into(), sha256).await;
+            if written.is_ok() {
+                self.no_blobs.set(true);
+            }
+        }
         match written {
             Err(Error::Quota { .. }) => {
                 let needed = bytes.len() as u64;
@@ -333,14 +406,14 @@ fn finished(request: &IdbRequest) -> Promise {
 /// The result of a request whose handlers are set before this is first awaited.
 fn value(request: &IdbRequest) -> impl Future<Output = Result<JsValue>> {
     let (done, request) = (finished(request), request.clone());
-    async move {
+    in_time(WORKING, async move {
         match JsFuture::from(done).await {
             Ok(_) => request.result().map_err(failed),
             Err(_) => {
                 Err(request.error().ok().flatten().map_or_else(|| storage("a request failed"), |e| failed(e.into())))
             }
         }
-    }
+    })
 }
 
 fn strings(array: &JsValue) -> Vec<String> {

@@ -6,6 +6,7 @@ use super::abort::Abort;
 use super::digest::Digest;
 use super::file::FileMeta;
 use super::formats::gguf;
+use super::http::SESSION;
 use super::plan::Plan;
 use super::progress::{Event, Meter, Phase, Progress};
 use super::record::{Piece, RECORD_VERSION, Record, collect, next, pieces, use_lock};
@@ -360,16 +361,21 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
     /// Feeds the sink once. `None` if a file whose pieces have no hashes of their own turned out damaged: its pieces are
     /// thrown away and everything is to start over. The `last` pass fails instead.
     async fn pass(&self, sink: &mut dyn TensorSink, last: bool) -> Result<Option<Report>> {
-        let plan = self.plan();
+        let mut plan = self.plan();
         let wanted = sink.begin(&plan.infos())?;
         if wanted.len() != plan.tensors.len() {
             return Err(Error::internal("the sink did not answer for every tensor"));
         }
-        let pieces = self.wanted_pieces(&plan, &wanted);
+        let mut pieces = self.wanted_pieces(&plan, &wanted);
         let tell = |progress: Progress| self.tell(progress);
         let progress = Meter::new(&self.host, &tell, &pieces);
         progress.emit("", true);
         let (missing, download_lock) = self.prepare_download(&pieces).await?;
+        if missing == 0 {
+            // Perhaps those of another tab.
+            plan = self.plan();
+            pieces = self.wanted_pieces(&plan, &wanted);
+        }
         progress.begin(missing > 0 || self.bypass.get());
         if !self.feed(sink, &plan, &wanted, &pieces, &progress, last).await? {
             return Ok(None);
@@ -384,6 +390,22 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
             stored: !self.bypass.get(),
             persisted,
         }))
+    }
+
+    /// Takes over what another tab stored while this one waited for it. Where the host gives no version to tell by, each session has
+    /// its own name for the same bytes; those were fetched a moment ago.
+    async fn adopt(&self) -> bool {
+        let Ok(Some(text)) = self.store.record(&self.id).await else { return false };
+        let Some(theirs) = Record::parse(&text) else { return false };
+        let same = {
+            let ours = self.record.borrow();
+            theirs.complete && theirs.wanted == ours.wanted && unversioned(&theirs.plan) == unversioned(&ours.plan)
+        };
+        if !same || self.missing(&pieces(&self.id, &theirs.plan, &theirs.wanted)).await > 0 {
+            return false;
+        }
+        *self.record.borrow_mut() = theirs;
+        true
     }
 
     /// The pieces of the wanted tensors, with what the record knows of them; the record is told what is wanted.
@@ -410,7 +432,7 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
             if lock.is_none() && !self.bypass.get() {
                 (self.on_event)(Event::Waiting);
                 lock = self.lock(&name, true).await;
-                missing = self.missing(pieces).await;
+                missing = if self.adopt().await { 0 } else { self.missing(pieces).await };
             }
         }
         if missing > 0 && !self.bypass.get() {
@@ -602,6 +624,9 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
     /// Records the model as complete and collects what no model uses any more. True if the storage is spared from eviction.
     async fn finish(&self, fetched: bool) -> bool {
         if self.bypass.get() {
+            if self.source.remote() {
+                self.drop_empty_record().await;
+            }
             return false;
         }
         let unproven = self.unproven.take();
@@ -623,11 +648,31 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         persisted
     }
 
+    /// After storage failed: a record of which not one piece could be stored would be listed as a model of no bytes.
+    async fn drop_empty_record(&self) {
+        let Ok(Some(text)) = self.store.record(&self.id).await else { return };
+        let Some(record) = Record::parse(&text) else { return };
+        let keys: Vec<_> = record.parts(&self.id).into_iter().map(|(key, _)| key).collect();
+        if self.store.present(&keys).await.is_ok_and(|present| !present.contains(&true)) {
+            // That it fails too changes nothing.
+            let _ = self.store.delete_record(&self.id).await;
+        }
+    }
+
     fn storage_failed(&self, error: &Error) {
         if !self.bypass.replace(true) {
             (self.on_event)(Event::storage_failed(error));
         }
     }
+}
+
+/// A plan without the versions that a host did not give.
+fn unversioned(plan: &Plan) -> Plan {
+    let mut plan = plan.clone();
+    for file in &mut plan.files {
+        file.version.take_if(|version| version.starts_with(SESSION));
+    }
+    plan
 }
 
 /// The bytes of each wanted tensor that the piece holds.

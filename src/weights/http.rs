@@ -41,6 +41,8 @@ pub struct Head {
     /// First byte, last byte, total.
     pub content_range: Option<(u64, u64, Option<u64>)>,
     pub content_length: Option<u64>,
+    /// Whether the body was compressed on the way, so that [`Self::content_length`] is not its length; `None` where that is hidden.
+    pub encoded: Option<bool>,
     /// In milliseconds.
     pub retry_after: Option<f64>,
     pub html: bool,
@@ -55,7 +57,11 @@ impl Head {
             "etag" => self.version = Some(value.into()),
             "last-modified" if self.version.is_none() => self.version = Some(value.into()),
             "content-length" => self.content_length = value.parse().ok(),
-            "content-type" => self.html = value.starts_with("text/html"),
+            "content-type" => {
+                let kind = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+                self.html = kind == "text/html" || kind == "application/xhtml+xml";
+            }
+            "content-encoding" => self.encoded = Some(!value.trim().is_empty() && value.trim() != "identity"),
             "content-range" => self.content_range = parse_content_range(value),
             "link" => self.next = parse_next(value),
             "retry-after" => {
@@ -83,14 +89,23 @@ fn parse_next(value: &str) -> Option<String> {
     })
 }
 
-/// Sends one request. Errors are what the transport says: no connection, CORS, a broken stream.
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unsent {
+    /// What the transport says: no connection, CORS.
+    Failed(String),
+    /// A Content-Security-Policy forbids it: what would have to be added.
+    Forbidden(String),
+}
+
+/// Sends one request.
 #[allow(async_fn_in_trait, reason = "single-threaded on the web: no Send bound is wanted")]
 pub trait Http {
     type Bytes: Buffer;
     type Body: Body<Bytes = Self::Bytes>;
 
     /// Dropping the future, or later the body, cancels the request.
-    async fn send(&self, request: &Request) -> std::result::Result<(Head, Self::Body), String>;
+    async fn send(&self, request: &Request) -> std::result::Result<(Head, Self::Body), Unsent>;
 }
 
 #[allow(async_fn_in_trait, reason = "single-threaded on the web: no Send bound is wanted")]
@@ -126,7 +141,7 @@ const MAX_PAGES: usize = 100;
 /// Longest answer of the hub's API, in bytes.
 const MAX_API: u64 = 16 << 20;
 /// Version of a file that the server gives none: no byte of it is taken for a byte of another session's.
-const SESSION: &str = "session ";
+pub(super) const SESSION: &str = "session ";
 
 /// Where the files are.
 enum Place {
@@ -148,6 +163,10 @@ pub struct HttpSource<N: Http, H> {
     preferred: Cell<usize>,
     /// First bytes of files, as [`Source::stat`] fetched them.
     heads: RefCell<HashMap<String, N::Bytes>>,
+    /// Why a file counts as absent, by name.
+    absent: RefCell<HashMap<String, Absent>>,
+    /// All small files beside the weights, where that is known.
+    listed: RefCell<Option<HashSet<String>>>,
     /// Files that are answered whole when a range is asked for.
     unranged: RefCell<HashSet<String>>,
     /// Answers that run on where the last piece ended: position, body, rest of its last chunk.
@@ -162,12 +181,28 @@ struct Running<N: Http> {
     position: u64,
     rest: Option<(N::Bytes, usize)>,
     body: N::Body,
+    /// Where the answer says that it ends; what comes after has to be asked for anew.
+    end: Option<u64>,
+    html: bool,
+}
+
+/// Why a file counts as absent.
+#[derive(Debug, Clone, Copy)]
+enum Absent {
+    Status(u16),
+    /// With 200, but without a byte.
+    Empty,
+    Page,
 }
 
 /// Why an attempt failed.
 enum Fault {
     /// Trying again is of no use.
     Final(Error),
+    /// There is no such file.
+    Absent(u16),
+    /// The server has no such range (416).
+    NoRange(Error),
     Retry {
         error: Error,
         after: Option<f64>,
@@ -229,6 +264,8 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> HttpSource<N, H> {
             token,
             preferred: Cell::new(0),
             heads: RefCell::default(),
+            absent: RefCell::default(),
+            listed: RefCell::default(),
             unranged: RefCell::default(),
             running: RefCell::default(),
             commit: OnceCell::new(),
@@ -289,6 +326,11 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> HttpSource<N, H> {
             let (error, after) = match attempt(base, &brought).await {
                 Ok(done) => return Ok(done),
                 Err(Fault::Final(error)) => return Err(error),
+                Err(Fault::Absent(status)) => {
+                    let searched = format!("{} (HTTP {status})", shown(&self.bases[base]));
+                    return Err(Error::FileNotFound { file: self.id(), searched });
+                }
+                Err(Fault::NoRange(error)) => (error, None),
                 Err(Fault::Retry { error, after }) => (error, after),
             };
             fruitless = if brought.get() >= PROGRESS { 1 } else { fruitless + 1 };
@@ -304,17 +346,33 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> HttpSource<N, H> {
 
     /// Sends a request and sorts its answer: only 200 and 206 come back.
     async fn send(&self, request: &Request) -> std::result::Result<(Head, N::Body), Fault> {
-        let network = |problem: String| Error::Network { url: shown(&request.url), problem };
-        let sent = self.in_time(self.http.send(request)).await;
-        let (head, body) = sent.map_err(|problem| Fault::Retry { error: network(problem), after: None })?;
+        let url = shown(&request.url);
+        let network = |problem: String| Error::Network { url: url.clone(), problem };
+        let sent = async {
+            match self.http.send(request).await {
+                Ok(answer) => Ok(Ok(answer)),
+                Err(Unsent::Failed(problem)) => Err(problem),
+                Err(Unsent::Forbidden(needed)) => Ok(Err(Error::Csp { what: url.clone(), needed })),
+            }
+        };
+        let sent = self.in_time(sent).await;
+        let answer = sent.map_err(|problem| Fault::Retry { error: network(problem), after: None })?;
+        let (head, body) = answer.map_err(Fault::Final)?;
         let status = head.status;
+        let folder = matches!(self.place, Place::Folder);
         match status {
             200 | 206 => Ok((head, body)),
-            401 | 403 => Err(Fault::Final(Error::Gated { url: shown(&request.url), status })),
-            404 | 410 => Err(Fault::Final(Error::FileNotFound { file: shown(&request.url), searched: String::new() })),
-            408 | 416 | 425 | 429 | 500..=599 => {
+            401 => Err(Fault::Final(Error::Gated { url, status })),
+            403 if !folder => Err(Fault::Final(Error::Gated { url, status })),
+            416 => Err(Fault::NoRange(network("HTTP 416".into()))),
+            408 | 425 | 429 | 500..=599 => {
                 Err(Fault::Retry { error: network(format!("HTTP {status}")), after: head.retry_after })
             }
+            402 | 407 => Err(Fault::Final(network(format!("HTTP {status}")))),
+            404 | 410 => Err(Fault::Absent(status)),
+            // Hosts say in many ways that they have no such file: an object store 400 or 403, a router 405, one that negotiates
+            // 406, others answer with nothing at all.
+            204 | 205 | 400..=499 if folder => Err(Fault::Absent(status)),
             _ => Err(Fault::Final(network(format!("HTTP {status}")))),
         }
     }
@@ -330,34 +388,40 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> HttpSource<N, H> {
         }
     }
 
-    /// Reads a whole answer, or its first `limit` bytes. `None` if the file is not there.
-    async fn fetch(&self, request: &Request, limit: u64) -> std::result::Result<Option<(Head, N::Bytes)>, Fault> {
+    /// Reads a whole answer, or its first `limit` bytes. `None` if file `name` is not there.
+    async fn fetch(
+        &self,
+        name: &str,
+        request: &Request,
+        limit: u64,
+    ) -> std::result::Result<Option<(Head, N::Bytes)>, Fault> {
+        let absent = |why: Absent| {
+            self.absent.borrow_mut().insert(name.into(), why);
+            Ok(None)
+        };
         let (head, mut body) = match self.send(request).await {
             Ok(answer) => answer,
-            Err(Fault::Final(Error::FileNotFound { .. })) => return Ok(None),
-            // A static host that may not be listed says 403 for a file that is not there.
-            Err(Fault::Final(Error::Gated { status: 403, .. })) if matches!(self.place, Place::Folder) => {
-                return Ok(None);
-            }
+            Err(Fault::Absent(status)) => return absent(Absent::Status(status)),
             Err(fault) => return Err(fault),
         };
-        if head.html {
-            // A single-page application's host answers every address with its page.
-            return Ok(None);
-        }
         let retry = |problem| Fault::Retry { error: Error::Network { url: shown(&request.url), problem }, after: None };
         let mut chunks = Vec::new();
         let mut total = 0;
         while total < limit {
             let Some(chunk) = self.in_time(body.chunk()).await.map_err(retry)? else {
-                // Less than promised is cut off; more than promised was compressed on the way.
+                // Less than promised is cut off, unless it was compressed on the way: then the promise is of something else.
                 match head.content_length {
-                    Some(promised) if promised > total => return Err(retry(format!("cut off at byte {total}"))),
+                    Some(promised) if promised > total && (head.encoded == Some(false) || total == 0) => {
+                        return Err(retry(format!("cut off at byte {total}")));
+                    }
                     _ => break,
                 }
             };
             total += chunk.len() as u64;
             chunks.push(chunk);
+        }
+        if total == 0 && head.status == 200 {
+            return absent(Absent::Empty);
         }
         let mut whole = buffer::<N::Bytes>(&request.url, total).map_err(Fault::Final)?;
         let mut at = 0;
@@ -366,6 +430,10 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> HttpSource<N, H> {
             whole.copy_from(at, &chunk, 0..len);
             at += len;
             chunk.release();
+        }
+        // The host of a single-page application answers every address with its page.
+        if is_page(name, head.html, &whole) {
+            return absent(Absent::Page);
         }
         Ok(Some((head, whole)))
     }
@@ -383,60 +451,33 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> HttpSource<N, H> {
         version: &mut Option<String>,
         arrived: &dyn Fn(u64),
     ) -> std::result::Result<(), Fault> {
-        let from = range.start + *got;
         let url = self.url(base, &file.name);
-        let whole = from == 0 && range.end == file.size;
+        let cut = |problem: String| Fault::Retry { error: Error::Network { url: shown(&url), problem }, after: None };
         let running = self.running.borrow_mut().remove(&file.name);
+        let from = range.start + *got;
         let mut stream = match running {
             Some(stream) if stream.base == base && stream.position <= from && from > 0 => stream,
-            _ => {
-                let mut request = self.request(base, url.clone());
-                if !whole {
-                    request.range = Some(from..range.end);
-                    request.if_range = version.clone().filter(|v| v.starts_with('"'));
-                }
-                let (head, body) = self.send(&request).await?;
-                if !whole && head.status == 200 {
-                    self.unranged.borrow_mut().insert(file.name.clone());
-                }
-                check_version(file, version, &head).map_err(Fault::Final)?;
-                let position = match (head.status, head.content_range) {
-                    (206, Some((first, _, total))) => {
-                        if let Some(total) = total
-                            && total != file.size
-                        {
-                            return Err(Fault::Final(changed(
-                                file,
-                                "size",
-                                &file.size.to_string(),
-                                &total.to_string(),
-                            )));
-                        }
-                        if first != from {
-                            let problem = format!("asked for bytes from {from} on, got them from {first} on");
-                            return Err(Fault::Retry {
-                                error: Error::Network { url: shown(&url), problem },
-                                after: None,
-                            });
-                        }
-                        from
-                    }
-                    (206, None) => from,
-                    _ => 0,
-                };
-                Running { base, position, rest: None, body }
-            }
+            _ => self.ask(base, file, from..range.end, version).await?,
         };
-        let cut = |problem: String| Fault::Retry { error: Error::Network { url: shown(&url), problem }, after: None };
+        let before = *got;
         while *got < range.end - range.start {
+            let wanted_from = range.start + *got;
             let (chunk, mut offset) = match stream.rest.take() {
                 Some(rest) => rest,
                 None => match self.in_time(stream.body.chunk()).await.map_err(cut)? {
                     Some(chunk) => (chunk, 0),
+                    // A proxy that cuts ranges short gives the next part when it is asked for it.
+                    None if stream.end == Some(stream.position) && stream.position == wanted_from && *got > before => {
+                        stream = self.ask(base, file, wanted_from..range.end, version).await?;
+                        continue;
+                    }
                     None => return Err(cut(format!("the answer ended at byte {} of {}", stream.position, range.end))),
                 },
             };
-            let wanted_from = range.start + *got;
+            if stream.position == 0 && offset == 0 && is_page(&file.name, stream.html, &chunk) {
+                // Of a login or a captive portal, which may be over in a moment.
+                return Err(Fault::Retry { error: Error::WebPage { url: shown(&url) }, after: None });
+            }
             let skipped = (wanted_from - stream.position).min((chunk.len() - offset) as u64);
             offset += skipped as usize;
             stream.position += skipped;
@@ -461,6 +502,57 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> HttpSource<N, H> {
             select(pin!(stream.body.chunk()), pin!(self.host.sleep(LAST_WAIT))).await;
         }
         Ok(())
+    }
+
+    /// Asks for a part of a file, which may be all of it.
+    async fn ask(
+        &self,
+        base: usize,
+        file: &FileMeta,
+        part: Range<u64>,
+        version: &mut Option<String>,
+    ) -> std::result::Result<Running<N>, Fault> {
+        let url = self.url(base, &file.name);
+        let whole = part == (0..file.size);
+        let mut request = self.request(base, url.clone());
+        if !whole {
+            request.range = Some(part.clone());
+            request.if_range = version.clone().filter(|v| v.starts_with('"'));
+        }
+        let (head, body) = match self.send(&request).await {
+            Ok(answer) => answer,
+            // It was there a moment ago: an address that expired, say.
+            Err(Fault::Absent(status @ 403)) => return Err(Fault::Final(Error::Gated { url: shown(&url), status })),
+            Err(Fault::Absent(status)) => {
+                let searched = format!("{} (HTTP {status})", shown(&self.bases[base]));
+                return Err(Fault::Final(Error::FileNotFound { file: file.name.clone(), searched }));
+            }
+            Err(fault) => return Err(fault),
+        };
+        if !whole && head.status == 200 {
+            self.unranged.borrow_mut().insert(file.name.clone());
+        }
+        check_version(file, version, &head).map_err(Fault::Final)?;
+        let (mut position, mut end) = (0, None);
+        if head.status == 206 {
+            position = part.start;
+            // Without a Content-Range that can be seen, the answer may be as long as it likes.
+            end = head.content_length.filter(|_| head.encoded != Some(true)).map(|length| part.start + length);
+            if let Some((first, last, total)) = head.content_range {
+                if let Some(total) = total
+                    && total != file.size
+                {
+                    let (expected, got) = (file.size.to_string(), total.to_string());
+                    return Err(Fault::Final(changed(file, "size", &expected, &got)));
+                }
+                if first != part.start || last < first {
+                    let problem = format!("asked for bytes from {} on, got {first} to {last}", part.start);
+                    return Err(Fault::Retry { error: Error::Network { url: shown(&url), problem }, after: None });
+                }
+                end = Some(last + 1);
+            }
+        }
+        Ok(Running { base, position, rest: None, body, end, html: head.html })
     }
 
     /// Files of the hub's repository at the pinned commit; `None` for a plain folder.
@@ -526,7 +618,7 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> HttpSource<N, H> {
         self.on_any_base(0, async |base, _| {
             let root = self.bases[base].split('?').next().unwrap_or_default();
             let url = format!("{root}{path}");
-            match self.fetch(&self.request(base, url.clone()), MAX_API).await? {
+            match self.fetch("api.json", &self.request(base, url.clone()), MAX_API).await? {
                 None => Err(Fault::Final(Error::FileNotFound { file: self.id(), searched: shown(&url) })),
                 Some((head, bytes)) => {
                     let wrong = |problem: String| Fault::Final(Error::Network { url: shown(&url), problem });
@@ -546,24 +638,38 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> HttpSource<N, H> {
         .await
     }
 
+    /// Whether the folder's own list says that there is no such file: to ask for it would only be noise in the console.
+    fn unlisted(&self, name: &str) -> bool {
+        self.listed.borrow().as_ref().is_some_and(|listed| !listed.contains(name))
+    }
+
     /// Size of a file whose answer did not tell it for certain.
     async fn size(&self, base: usize, name: &str, head: &Head, bytes: &N::Bytes) -> std::result::Result<u64, Fault> {
-        if (bytes.len() as u64) < HEAD_BYTES {
-            return Ok(bytes.len() as u64);
+        let len = bytes.len() as u64;
+        if head.status == 200 && len < HEAD_BYTES {
+            return Ok(len);
         }
-        if name.ends_with(".safetensors") {
+        if name.ends_with(".safetensors") && len > 8 {
             let mut first = [0; 8];
             bytes.read(0, &mut first);
-            if let Ok(len) = safetensors::header_len(name, first, Some(HEAD_BYTES)) {
-                let mut header = vec![0; len as usize];
-                bytes.read(8, &mut header);
-                return safetensors::parse_header(name, &header).map(|(_, size)| size).map_err(Fault::Final);
+            if let Ok(header) = safetensors::header_len(name, first, Some(len)) {
+                let mut text = vec![0; header as usize];
+                bytes.read(8, &mut text);
+                return safetensors::parse_header(name, &text).map(|(_, size)| size).map_err(Fault::Final);
             }
         }
-        let mut length = head.content_length.filter(|_| head.status == 200);
+        let told = |head: &Head| head.content_length.filter(|_| head.encoded != Some(true));
+        let mut length = told(head).filter(|_| head.status == 200);
         if length.is_none() {
+            // A host may refuse HEAD; then there is one more way.
             let request = Request { head: true, ..self.request(base, self.url(base, name)) };
-            length = self.send(&request).await?.0.content_length;
+            length = self.send(&request).await.ok().and_then(|(head, _)| told(&head)).filter(|length| *length >= len);
+        }
+        if length.is_none() && head.status == 206 {
+            let request = Request { range: Some(len..len + 1), ..self.request(base, self.url(base, name)) };
+            if let Err(Fault::NoRange(_)) = self.send(&request).await {
+                length = Some(len);
+            }
         }
         length.ok_or_else(|| {
             let problem = "the server does not tell the file's size (Content-Range must be exposed)".into();
@@ -597,8 +703,24 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> Source for HttpSource<N, H> {
         }
         self.on_any_base(0, async |base, _| {
             let request = Request { range: Some(0..HEAD_BYTES), ..self.request(base, self.url(base, name)) };
-            let Some((head, bytes)) = self.fetch(&request, HEAD_BYTES).await? else { return Ok(None) };
-            let total = head.content_range.and_then(|(_, _, total)| total).filter(|_| head.status == 206);
+            let found = match self.fetch(name, &request, HEAD_BYTES).await {
+                // A server that does not cut a range at the end of the file, or an empty file.
+                Err(Fault::NoRange(_)) => {
+                    let request = Request { range: None, ..request.clone() };
+                    self.fetch(name, &request, HEAD_BYTES).await?
+                }
+                found => found?,
+            };
+            let Some((head, bytes)) = found else { return Ok(None) };
+            if let Some((first, ..)) = head.content_range
+                && head.status == 206
+                && first != 0
+            {
+                let problem = format!("asked for the first bytes, got them from {first} on");
+                return Err(Fault::Retry { error: Error::Network { url: shown(&request.url), problem }, after: None });
+            }
+            let total = head.content_range.and_then(|(_, _, total)| total);
+            let total = total.filter(|total| head.status == 206 && *total >= bytes.len() as u64);
             let size = match total {
                 Some(total) => total,
                 None => self.size(base, name, &head, &bytes).await?,
@@ -659,15 +781,35 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> Source for HttpSource<N, H> {
         {
             return Ok(None);
         }
+        if self.unlisted(name) {
+            return Ok(None);
+        }
         let too_long = || Error::checkpoint(name, format!("more than {limit} bytes"));
         self.on_any_base(0, async |base, _| {
-            let found = self.fetch(&self.request(base, self.url(base, name)), limit + 1).await?;
+            let found = self.fetch(name, &self.request(base, self.url(base, name)), limit + 1).await?;
             match found {
                 Some((_, bytes)) if bytes.len() as u64 > limit => Err(Fault::Final(too_long())),
                 found => Ok(found.map(|(_, bytes)| bytes)),
             }
         })
         .await
+    }
+
+    fn missing(&self, file: &str, names: &[&str]) -> Error {
+        let absent = self.absent.borrow();
+        let mut why = names.iter().filter_map(|name| absent.get(*name).map(|why| (*name, *why)));
+        if let Some((name, _)) = why.clone().find(|(_, why)| matches!(why, Absent::Page)) {
+            return Error::WebPage { url: shown(&self.url(self.preferred.get(), name)) };
+        }
+        let why = why.next().map_or(String::new(), |(_, why)| match why {
+            Absent::Status(status) => format!(" (HTTP {status})"),
+            Absent::Empty | Absent::Page => " (it is empty)".into(),
+        });
+        Error::FileNotFound { file: file.into(), searched: format!("{}{why}", self.id()) }
+    }
+
+    fn listed(&self, names: &[String]) {
+        *self.listed.borrow_mut() = Some(names.iter().cloned().collect());
     }
 
     fn ranged(&self, file: &FileMeta) -> bool {
@@ -685,6 +827,28 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> Source for HttpSource<N, H> {
 
     fn pin(&self, commit: &str) {
         let _ = self.commit.set(commit.into());
+    }
+}
+
+/// Whether the first bytes of an answer are those of a web page and not of file `name`; `html`: it is labelled as one, which some
+/// hosts do with whatever they do not know.
+fn is_page(name: &str, html: bool, bytes: &impl Bytes) -> bool {
+    let mut first = [0; 64];
+    let first = &mut first[..bytes.len().min(64)];
+    bytes.read(0, first);
+    let text = first.strip_prefix(b"\xef\xbb\xbf").unwrap_or(first).trim_ascii_start().to_ascii_lowercase();
+    let begins = |beginnings: &[&str]| beginnings.iter().any(|b| text.starts_with(b.as_bytes()));
+    if begins(&["<!doctype html", "<html", "<head", "<body", "<script", "<?xml"]) {
+        return true;
+    }
+    html && !match name.rsplit('.').next().unwrap_or_default() {
+        "json" => begins(&["{", "["]),
+        "safetensors" => first.get(8) == Some(&b'{'),
+        "bin" | "pt" | "pth" => begins(&["pk"]) || first.first() == Some(&0x80),
+        "gguf" => first.starts_with(b"GGUF"),
+        "model" => first.first() == Some(&0x0a),
+        "jinja" => begins(&["{%", "{{", "{#"]),
+        _ => !begins(&["<"]),
     }
 }
 

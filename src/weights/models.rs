@@ -87,7 +87,13 @@ where
                 _ => Availability::Downloadable,
             })
         }
-        Err(Error::FileNotFound { .. } | Error::Gated { .. } | Error::Network { .. }) => Ok(Availability::Unavailable),
+        Err(
+            Error::FileNotFound { .. }
+            | Error::WebPage { .. }
+            | Error::Gated { .. }
+            | Error::Network { .. }
+            | Error::Csp { .. },
+        ) => Ok(Availability::Unavailable),
         Err(error) => Err(error),
     }
 }

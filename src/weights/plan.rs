@@ -74,7 +74,7 @@ impl Plan {
         let (mut files, mut first) = (Vec::new(), None::<gguf::Header>);
         for (number, name) in names.iter().enumerate() {
             let found = source.stat(name).await?;
-            let meta = found.ok_or_else(|| Error::FileNotFound { file: name.clone(), searched: source.id() })?;
+            let meta = found.ok_or_else(|| source.missing(name, &[name]))?;
             let reader = HeaderReader::new(source, &meta);
             let header = gguf::Header::read(&reader).await?;
             gguf::check_part(&header, number, names.len())?;
@@ -94,6 +94,10 @@ impl Plan {
         if let Some(manifest) = source.read_all(MANIFEST, MAX_INDEX).await?
             && let Some(plan) = Self::from_manifest(&manifest.to_vec())?
         {
+            // One that lists more than the weights lists everything.
+            if plan.others.iter().any(|file| file.name == "config.json") {
+                source.listed(&plan.others.iter().map(|file| file.name.clone()).collect::<Vec<_>>());
+            }
             return Ok(plan);
         }
         Self::of_weights(source).await
@@ -110,10 +114,8 @@ impl Plan {
                 return Self::assemble(vec![file_tensors(source, file).await?], Vec::new());
             }
         }
-        Err(Error::FileNotFound {
-            file: "model.safetensors (or pytorch_model.bin, or the name of a .gguf file)".into(),
-            searched: source.id(),
-        })
+        let what = "model.safetensors (or pytorch_model.bin, or the name of a .gguf file)";
+        Err(source.missing(what, &["model.safetensors", "pytorch_model.bin"]))
     }
 
     /// Every tensor's description, in plan order.
@@ -145,10 +147,7 @@ impl Plan {
         let shards = parse_index(index, text)?;
         let files: Vec<_> = stream::iter(&shards)
             .map(async |(name, promised)| {
-                let file = source
-                    .stat(name)
-                    .await?
-                    .ok_or_else(|| Error::FileNotFound { file: name.clone(), searched: source.id() })?;
+                let file = source.stat(name).await?.ok_or_else(|| source.missing(name, &[name]))?;
                 let file = file_tensors(source, file).await?;
                 let found: HashSet<_> = file.tensors.iter().map(|(t, _)| t.name.as_str()).collect();
                 if let Some(missing) = promised.iter().find(|t| !found.contains(t.as_str())) {

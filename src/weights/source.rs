@@ -66,6 +66,14 @@ pub trait Source {
         self.read(&file, 0..file.size, 0, &|_| {}).await.map(Some)
     }
 
+    /// The error for a file that the model cannot do without, called `file`: none of `names` was found.
+    fn missing(&self, file: &str, _names: &[&str]) -> Error {
+        Error::FileNotFound { file: file.into(), searched: self.id() }
+    }
+
+    /// These small files are all that there are beside the weights: others need not be asked for.
+    fn listed(&self, _names: &[String]) {}
+
     /// Whether any range of the file can be asked for; if not, pieces are best read in order, one at a time.
     fn ranged(&self, _file: &FileMeta) -> bool {
         true

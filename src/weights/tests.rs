@@ -380,6 +380,18 @@ fn two_tabs_download_once() {
         assert_eq!(a_report.downloaded_bytes + b_report.downloaded_bytes, a_report.total_bytes);
         assert_eq!(world.saw(|e| *e == Event::Waiting), 1);
     }
+    // A host that gives no version: the bytes are those of the session that the other one waited for.
+    let (world, files, tensors) = World::with(Layout::Single, 7, 30_000);
+    for (name, bytes) in &files {
+        world.server.put(&format!("{URL}{name}"), bytes, None);
+    }
+    let load = || world.load_with(Layout::Single, Options::default());
+    let (a, b) = world.clock.run(both(load(), load()));
+    let ((a, a_report), (b, b_report)) = (a.unwrap(), b.unwrap());
+    assert!(a == tensors && b == tensors);
+    assert_eq!(a_report.downloaded_bytes + b_report.downloaded_bytes, a_report.total_bytes);
+    assert!(a_report.stored && b_report.stored);
+    assert_eq!(world.clock.run(models::list(&world.store)).unwrap().len(), 1);
 }
 
 #[test]
@@ -485,6 +497,189 @@ fn servers_without_ranges_stream_the_file_once() {
         let slack = if layout == Layout::Single { 4096 } else { 4 * PIECE as usize + 4096 };
         assert!(sent <= size + slack, "{layout:?}: {sent} bytes of a file of {size}");
     }
+}
+
+/// Hosts say in many ways that they have no such file.
+#[test]
+fn any_refusal_of_an_absent_file_will_do() {
+    for status in [204, 205, 400, 403, 404, 405, 406, 409, 410, 415, 422, 451] {
+        let (world, _, tensors) = World::with(Layout::Single, 3, 30_000);
+        world.server.absent.set(status);
+        assert!(world.load(Layout::Single).unwrap().0 == tensors, "{status}");
+        let read = world.clock.run(async {
+            let checkpoint = world.open(Layout::Single, Options::default()).await?;
+            checkpoint.file("chat_template.jinja").await
+        });
+        assert_eq!(read.unwrap(), None, "{status}");
+
+        world.server.files.borrow_mut().remove(&format!("{URL}model.safetensors"));
+        match World::load(&World { store: MemoryStore::default(), ..world }, Layout::Single) {
+            Err(Error::FileNotFound { file, searched }) => {
+                assert!(file.starts_with("model.safetensors"), "{file}");
+                assert_eq!(searched, format!("{URL} (HTTP {status})"));
+            }
+            other => panic!("{status}: {other:?}"),
+        }
+    }
+    // What is no answer of that kind stays an error.
+    for status in [402, 407, 421, 500] {
+        let (world, _, _) = World::with(Layout::Single, 3, 30_000);
+        world.server.absent.set(status);
+        let loaded = world.load(Layout::Single);
+        match status {
+            421 => assert!(loaded.is_ok()),
+            _ => assert!(matches!(loaded, Err(Error::Network { .. })), "{status}: {loaded:?}"),
+        }
+    }
+}
+
+/// A page in place of a file is an absent file where the model can do without it, and named where it cannot.
+#[test]
+fn a_web_page_is_no_file() {
+    let (world, _, tensors) = World::with(Layout::Single, 3, 30_000);
+    let known = |url: &str| url.ends_with("config.json") || url.ends_with("model.safetensors");
+    world.faults(move |r| (!known(&r.url)).then_some(Fault::Page));
+    assert_eq!(world.load(Layout::Single).unwrap().0, tensors);
+
+    let (world, _, _) = World::with(Layout::Single, 3, 30_000);
+    world.faults(|r| r.url.ends_with(".safetensors").then_some(Fault::Page));
+    let error = world.load(Layout::Single).unwrap_err();
+    assert_eq!(error, Error::WebPage { url: format!("{URL}model.safetensors") });
+
+    // A portal that comes in the way after the plan: its page is not taken for weights.
+    for ranges in [true, false] {
+        let (world, _, tensors) = World::with(Layout::Single, 3, 30_000);
+        world.server.no_ranges.set(!ranges);
+        let mut requests = 0;
+        world.faults(move |r| {
+            requests += i32::from(r.url.ends_with("model.safetensors"));
+            (requests > 1 && requests < 5).then_some(Fault::Page)
+        });
+        assert!(world.load(Layout::Single).unwrap().0 == tensors, "ranges: {ranges}");
+    }
+}
+
+/// The label says web page, the bytes are those of the file.
+#[test]
+fn a_wrong_label_does_no_harm() {
+    for ranges in [true, false] {
+        let (world, _, tensors) = World::with(Layout::Sharded, 3, 30_000);
+        world.server.no_ranges.set(!ranges);
+        *world.server.dress.borrow_mut() = Some(Box::new(|_, head| head.html = true));
+        assert!(world.load(Layout::Sharded).unwrap().0 == tensors, "ranges: {ranges}");
+    }
+}
+
+/// A proxy that gives no more than so many bytes at a time: progress, not failure, and nothing is waited for.
+#[test]
+fn short_ranges_go_on_where_they_ended() {
+    for hidden in [false, true] {
+        let (world, _, tensors) = World::with(Layout::Single, 3, 30_000);
+        world.faults(|r| r.range.as_ref().map(|_| Fault::Short(300)));
+        if hidden {
+            *world.server.dress.borrow_mut() = Some(Box::new(|_, head| head.content_range = None));
+        }
+        assert!(world.load(Layout::Single).unwrap().0 == tensors, "hidden: {hidden}");
+        let requests = world.server.requests.borrow().len() as f64;
+        let waited = super::Host::now(&world.clock);
+        assert!(requests > 100.0 && waited < requests * 12.0, "{requests} requests took {waited} ms");
+    }
+}
+
+/// Content-Length is that of what was sent, not of what it becomes.
+#[test]
+fn compressed_answers_are_whole() {
+    for (encoded, cut) in [(Some(true), false), (None, false), (Some(false), true)] {
+        let (world, files, tensors) = World::with(Layout::Single, 3, 30_000);
+        let config = files["config.json"].len() as u64;
+        *world.server.dress.borrow_mut() = Some(Box::new(move |request, head| {
+            head.encoded = encoded;
+            if request.url.ends_with("config.json") {
+                head.content_length = Some(config + 20);
+            }
+        }));
+        match world.load(Layout::Single) {
+            Ok((got, _)) => assert!(!cut && got == tensors, "{encoded:?}"),
+            Err(error) => assert!(cut && error.to_string().contains("cut off"), "{encoded:?}: {error}"),
+        }
+    }
+}
+
+/// Whatever a host or CORS hides of the headers, in every combination, and with HEAD refused.
+#[test]
+fn hidden_headers_do_no_harm() {
+    for hidden in 0..32_u32 {
+        let hides = move |n: u32| hidden >> n & 1 == 1;
+        for layout in [Layout::Single, Layout::Sharded] {
+            let (world, _, tensors) = World::with(layout, 3, 30_000);
+            world.server.no_ranges.set(hides(4));
+            *world.server.dress.borrow_mut() = Some(Box::new(move |request, head| {
+                head.version.take_if(|_| hides(0));
+                head.content_range.take_if(|_| hides(1));
+                head.content_length.take_if(|_| hides(2));
+                head.encoded.take_if(|_| hides(3));
+                if request.head {
+                    head.status = 405;
+                }
+            }));
+            assert!(world.load(layout).unwrap().0 == tensors, "{hidden:05b} {layout:?}");
+        }
+    }
+}
+
+/// Ranges that are not what was asked for, and a server that refuses one that ends behind the file.
+#[test]
+fn ranges_that_lie_are_noticed() {
+    let (world, _, tensors) = World::with(Layout::Single, 3, 30_000);
+    let mut answers = 0;
+    *world.server.dress.borrow_mut() = Some(Box::new(|request, head| {
+        if let (Some(range), Some((first, last, total))) = (&request.range, head.content_range)
+            && range.start == 0
+            && total.is_some_and(|total| range.end > total)
+        {
+            (head.status, head.content_range) = (416, Some((first, last, total)));
+        }
+    }));
+    world.faults(move |r| {
+        answers += u32::from(r.range.is_some());
+        (answers % 7 == 3).then_some(Fault::OtherRange)
+    });
+    assert_eq!(world.load(Layout::Single).unwrap().0, tensors);
+
+    // The whole size is another each time.
+    let (world, _, _) = World::with(Layout::Single, 3, 30_000);
+    let told = Cell::new(0);
+    *world.server.dress.borrow_mut() = Some(Box::new(move |_, head| {
+        told.set(told.get() + 1);
+        head.content_range =
+            head.content_range.map(|(first, last, total)| (first, last, total.map(|t| t + told.get())));
+    }));
+    let error = world.load(Layout::Single).unwrap_err();
+    assert!(matches!(error, Error::Integrity { .. } | Error::Checkpoint { .. }), "{error:?}");
+}
+
+/// A manifest lists all small files: those that it does not name are not asked for.
+#[test]
+fn what_the_manifest_does_not_list_is_not_asked_for() {
+    let (world, _, _) = World::with(Layout::Manifest, 3, 30_000);
+    let read = world.clock.run(async {
+        let checkpoint = world.open(Layout::Manifest, Options::default()).await?;
+        checkpoint.file("chat_template.jinja").await
+    });
+    assert_eq!(read.unwrap(), None);
+    assert!(!world.server.requests.borrow().iter().any(|r| r.url.ends_with("chat_template.jinja")));
+}
+
+/// Storage of which not one write succeeds leaves no model of no bytes behind.
+#[test]
+fn nothing_is_listed_where_nothing_was_stored() {
+    let (world, _, tensors) = World::with(Layout::Single, 3, 30_000);
+    *world.store.0.failing.borrow_mut() = Some(Box::new(|verb| verb == "put_piece"));
+    let (got, report) = world.load(Layout::Single).unwrap();
+    assert_eq!((got == tensors, report.stored), (true, false));
+    assert_eq!(world.saw(|e| matches!(e, Event::StorageFailed { .. })), 1);
+    world.no_faults();
+    assert!(world.clock.run(models::list(&world.store)).unwrap().is_empty());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! In-memory twins of the browser: a clock that jumps, a server and a store that fail on schedule.
 
 use super::digest::Digest;
-use super::http::{Body, Head, Http, Request};
+use super::http::{Body, Head, Http, Request, Unsent};
 use super::source::{Host, InUse, LockMode, Store, Stored};
 use crate::error::{Error, Result};
 use std::cell::{Cell, RefCell};
@@ -121,9 +121,15 @@ pub enum Fault {
     Lies,
     /// The file is replaced before this request is answered.
     Replaced,
+    /// A range ends after so many bytes, and says so.
+    Short(usize),
+    /// 200 with a web page, labelled as such.
+    Page,
 }
 
 pub type Choose = Box<dyn FnMut(&Request) -> Option<Fault>>;
+/// Changes what is told of an answer.
+pub type Dress = Box<dyn Fn(&Request, &mut Head)>;
 /// Given the verb, whether it fails.
 pub type Failing = Box<dyn FnMut(&str) -> bool>;
 
@@ -147,6 +153,9 @@ pub struct Server {
     /// Bytes of bodies that were taken, by address.
     pub sent: RefCell<BTreeMap<String, usize>>,
     pub no_ranges: Cell<bool>,
+    /// Status of what is not there; 0: 404.
+    pub absent: Cell<u16>,
+    pub dress: RefCell<Option<Dress>>,
     /// Milliseconds before each chunk; 0: one.
     pub chunk_ms: Cell<f64>,
 }
@@ -173,14 +182,14 @@ impl Http for Net {
     type Bytes = Vec<u8>;
     type Body = Stream;
 
-    async fn send(&self, request: &Request) -> std::result::Result<(Head, Stream), String> {
+    async fn send(&self, request: &Request) -> std::result::Result<(Head, Stream), Unsent> {
         self.0.requests.borrow_mut().push(request.clone());
         let fault = self.0.faults.borrow_mut().as_mut().and_then(|choose| choose(request));
         self.1.sleep(5.0).await;
-        let mut head = Head { status: 200, ..Head::default() };
+        let mut head = Head { status: 200, encoded: Some(false), ..Head::default() };
         let mut body = Vec::new();
         match fault {
-            Some(Fault::NoConnection) => return Err("no connection".into()),
+            Some(Fault::NoConnection) => return Err(Unsent::Failed("no connection".into())),
             Some(Fault::StalledHead) => std::future::pending().await,
             Some(Fault::Replaced) => self.0.files.borrow_mut().append(&mut self.0.replacements.borrow_mut()),
             _ => {}
@@ -192,7 +201,12 @@ impl Http for Net {
                 head.status = 429;
                 head.set("retry-after", &(ms / 1e3).to_string(), 0.0, |_| None);
             }
-            (_, None) => head.status = 404,
+            (Some(Fault::Page), _) => {
+                head.html = true;
+                body = b"<!DOCTYPE html><title>Log in</title>".repeat(20);
+                head.content_length = Some(body.len() as u64);
+            }
+            (_, None) => head.status = if self.0.absent.get() == 0 { 404 } else { self.0.absent.get() },
             (fault, Some(file)) => {
                 let size = file.bytes.len() as u64;
                 head.version.clone_from(&file.etag);
@@ -206,6 +220,9 @@ impl Http for Net {
                     Some(range) if !whole && range.start >= size => head.status = 416,
                     Some(range) if !whole => {
                         let mut range = range.start..range.end.min(size);
+                        if let Some(Fault::Short(n)) = fault {
+                            range.end = range.end.min(range.start + n as u64);
+                        }
                         if fault == Some(Fault::OtherRange) && range.start > 0 {
                             range.start -= 1;
                         }
@@ -236,6 +253,9 @@ impl Http for Net {
         {
             let at = at % body.len();
             body[at] ^= 0x10;
+        }
+        if let Some(dress) = &*self.0.dress.borrow() {
+            dress(request, &mut head);
         }
         Ok((head, Stream { net: self.clone(), url: path.into(), bytes: body, at: 0, fault }))
     }

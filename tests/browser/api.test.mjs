@@ -274,7 +274,7 @@ describe('errors', () => {
 
   const folders = {
     missing: ['file-not-found', /faults\/missing/],
-    html: ['file-not-found', /faults\/html/],
+    html: ['web-page', /faults\/html/],
     'broken-config': ['invalid-config', /config\.json/],
     'no-config': ['file-not-found', /config\.json/],
     'no-tokenizer': ['file-not-found', /tokenizer/],
