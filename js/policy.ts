@@ -66,7 +66,7 @@ export function installPolicyFetch(): void {
     try {
       return await fetchWeb(input, options);
     } catch (error) {
-      const needed = options?.signal?.aborted ? null : await forbidden(new URL(input instanceof Request ? input.url : input, location.href).href, ['connect-src']);
+      const needed = options?.signal?.aborted ? null : await forbidden(new URL(input instanceof Request ? input.url : input, globalThis.location?.href).href, ['connect-src']);
       throw needed === null ? error : new Forbidden(said(error), needed);
     }
   };

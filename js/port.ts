@@ -82,7 +82,7 @@ export class Port {
   }
 
   /** Resolves when the worker has answered, with null, or when it has failed before. */
-  #try({ script, assets }: Kit): Promise<Failure | null> {
+  #try({ script, assets, from }: Kit): Promise<Failure | null> {
     return new Promise((resolve) => {
       const receive = (message: FromWorker) => {
         if (!('ready' in message)) return this.#listener.receive(message);
@@ -92,7 +92,7 @@ export class Port {
       const crash = (detail: string, cause?: unknown) => {
         if (this.#ended) return resolve(null);
         if (this.#sent) resolve({ detail, cause, silent: detail === '' });
-        else this.#listener.crashed(detail || 'without a word', cause);
+        else this.#listener.crashed(`${from}: ${detail || 'without a word, as where the browser has no memory left'}`, cause);
       };
       try {
         this.#thread = (node ? nodeThread : browserThread)(script, receive, crash);

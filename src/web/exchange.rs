@@ -12,6 +12,7 @@ use wasm_bindgen_futures::JsFuture;
 #[wasm_bindgen]
 extern "C" {
     /// `Exchange` of `js/threads.ts`.
+    #[wasm_bindgen(typescript_type = "Exchange")]
     pub type JsExchange;
 
     #[wasm_bindgen(method, getter)]

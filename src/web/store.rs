@@ -88,7 +88,7 @@ pub struct IdbStore {
     failed: RefCell<Option<Error>>,
     /// The browser does not store Blobs (WebKit in private windows): pieces are stored as ArrayBuffers.
     no_blobs: Cell<bool>,
-    /// The first was read back.
+    /// One was read back.
     blobs_work: Cell<bool>,
     /// Where there is none, or it fails, pieces are read and hashed here.
     reader: Option<PieceReader>,
@@ -273,9 +273,12 @@ impl Store for IdbStore {
         if !self.no_blobs.get() {
             let blob = Blob::new_with_u8_array_sequence(&Array::of1(&bytes.0)).map_err(failed)?;
             written = self.put(key, blob.into(), sha256).await;
-            if written.is_ok() && !self.blobs_work.replace(true) && !self.kept(key, bytes.len()).await {
-                self.blobs_work.set(false);
-                written = Err(storage("a Blob was stored without its bytes"));
+            if written.is_ok() && !self.blobs_work.get() {
+                // Each of those that are written side by side, until one was found to be there.
+                match self.kept(key, bytes.len()).await {
+                    true => self.blobs_work.set(true),
+                    false => written = Err(storage("a Blob was stored without its bytes")),
+                }
             }
         }
         if matches!(written, Err(Error::Storage { .. })) {

@@ -537,7 +537,10 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> HttpSource<N, H> {
         if head.status == 206 {
             position = part.start;
             // Without a Content-Range that can be seen, the answer may be as long as it likes.
-            end = head.content_length.filter(|_| head.encoded != Some(true)).map(|length| part.start + length);
+            end = head
+                .content_length
+                .filter(|_| head.encoded != Some(true))
+                .map(|length| part.start.saturating_add(length));
             if let Some((first, last, total)) = head.content_range {
                 if let Some(total) = total
                     && total != file.size
@@ -549,7 +552,7 @@ impl<N: Http, H: Host<Bytes = N::Bytes>> HttpSource<N, H> {
                     let problem = format!("asked for bytes from {} on, got {first} to {last}", part.start);
                     return Err(Fault::Retry { error: Error::Network { url: shown(&url), problem }, after: None });
                 }
-                end = Some(last + 1);
+                end = last.checked_add(1);
             }
         }
         Ok(Running { base, position, rest: None, body, end, html: head.html })

@@ -43,7 +43,8 @@ export function faults(request, response) {
  * Folders of files in memory below /host/, served with ranges and ETags as a static host does, or with a fault.
  * A fault is `{ kind, at?, ms?, to? }`: `cut` (the connection breaks after `at` bytes), `ends` (too few bytes, told as such), `flip` (byte `at` is
  * wrong), `length` (Content-Length of `at` bytes more), `whole` (200 to a range), `status` (`at`, with Retry-After of `ms`), `stall` (nothing after
- * `at` bytes), `etag` (of another file), `redirect` (to the origin `to`), `gzip` (compressed as a whole).
+ * `at` bytes), `etag` (of another file), `anonymous` (no ETag), `redirect` (to the origin `to`), `gzip` (compressed as a whole), `short` (at most `at`
+ * bytes of a range), `type` (Content-Type `to`), `page` (a web page in its place).
  */
 export class Host {
   /** @type {Map<string, Buffer>} contents by path below /host/ */
@@ -54,6 +55,8 @@ export class Host {
   fault = () => null;
   /** Awaited in the middle of each answer. @type {(path: string) => Promise<void>} */
   pace = async () => {};
+  /** How it answers what it does not have. */
+  absent = { status: 404, body: 'not found' };
   /** Headers of every answer. */
   headers = { 'Cross-Origin-Resource-Policy': 'same-origin' };
 
@@ -64,7 +67,12 @@ export class Host {
 
   /** Answers requests below /host/; true if it did. */
   answer = (request, response) => {
-    const path = decodeURIComponent(request.url.split('?')[0]);
+    let path = request.url.split('?')[0];
+    try {
+      path = decodeURIComponent(path);
+    } catch {
+      // A percent sign that begins no escape: as it stands.
+    }
     if (!path.startsWith('/host/')) return false;
     void this.#answer(path.slice('/host/'.length), request, response);
     return true;
@@ -86,7 +94,11 @@ export class Host {
       response.writeHead(status, head).end(body);
     };
     if (request.method === 'OPTIONS') return end(204);
-    if (!file) return end(404, 'not found');
+    if (!file) return end(this.absent.status, this.absent.body);
+    if (fault.kind === 'page') {
+      head['Content-Type'] = 'text/html; charset=utf-8';
+      return end(200, '<!doctype html><title>Log in</title><p>Please log in');
+    }
     if (fault.kind === 'status') {
       if (fault.ms !== undefined) head['Retry-After'] = String(fault.ms / 1000);
       return end(fault.at, 'fault');
@@ -96,7 +108,8 @@ export class Host {
       return end(302);
     }
     head['Content-Type'] = path.endsWith('.json') ? 'application/json' : 'application/octet-stream';
-    head.ETag = `"${file.length}-${fault.kind === 'etag' ? 'other' : 'v1'}"`;
+    if (fault.kind === 'type') head['Content-Type'] = fault.to;
+    if (fault.kind !== 'anonymous') head.ETag = `"${file.length}-${fault.kind === 'etag' ? 'other' : 'v1'}"`;
     let body = file;
     let status = 200;
     const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '');
@@ -106,7 +119,8 @@ export class Host {
     } else if (range && fault.kind !== 'whole' && (request.headers['if-range'] ?? head.ETag) === head.ETag) {
       const start = Number(range[1]);
       if (start >= file.length) return end(416);
-      const last = Math.min(range[2] ? Number(range[2]) : Infinity, file.length - 1);
+      const most = fault.kind === 'short' ? start + fault.at - 1 : Infinity;
+      const last = Math.min(range[2] ? Number(range[2]) : Infinity, file.length - 1, most);
       body = file.subarray(start, last + 1);
       head['Content-Range'] = `bytes ${start}-${last}/${file.length}`;
       status = 206;
