@@ -103,8 +103,9 @@ let script: Script;
 let assets: Assets;
 
 async function compile(asset: string | Blob): Promise<WebAssembly.Module> {
-  if (typeof asset !== 'string') return WebAssembly.compile(await asset.arrayBuffer());
+  const address = typeof asset === 'string' ? asset : 'the wasm in the bundle';
   try {
+    if (typeof asset !== 'string') return await WebAssembly.compile(await asset.arrayBuffer());
     if (node && asset.startsWith('file:')) return await WebAssembly.compile(node.fs.readFileSync(new URL(asset)));
     const response = await fetch(asset);
     if (!response.ok) throw new Error(`HTTP ${response.status}`);
@@ -112,10 +113,10 @@ async function compile(asset: string | Blob): Promise<WebAssembly.Module> {
     if (response.headers.get('content-type') !== 'application/wasm') return await WebAssembly.compile(await response.arrayBuffer());
     return await WebAssembly.compileStreaming(response);
   } catch (error) {
-    if (error instanceof Forbidden) throw cspBlocked(asset, error.needed, error);
+    if (error instanceof Forbidden) throw cspBlocked(address, error.needed, error);
     const needed = noWasm(error);
     if (needed) throw cspBlocked('WebAssembly', needed, error);
-    throw engineUnavailable(`${asset} could not be loaded: ${said(error)}`, error);
+    throw engineUnavailable(`${address} could not be loaded: ${said(error)}`, error);
   }
 }
 
