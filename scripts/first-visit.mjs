@@ -7,8 +7,8 @@ import { filesUnder, root, TIERS } from './lib.mjs';
 import { shellFiles } from './shell.mjs';
 
 const SELF = 'first-visit.json';
-/** Of the shell's files, what no page asks for: pictures for installing it, and the service worker's own part. */
-const NOT_ASKED = /^icons\/icon-|^manifest\.webmanifest$|^pkg\/sw-helper\.js$/;
+/** Of the shell's files, what no page asks for: pictures for installing it, the service worker's own part, and what only other models need. */
+const NOT_ASKED = /^icons\/icon-|^manifest\.webmanifest$|^pkg\/sw-helper\.js$|^pkg\/wasm\/splitter_bg\.wasm$/;
 /** What is read of a model's folder. */
 const OF_MODEL = /\/(config|generation_config|tokenizer|tokenizer_config)\.json$|\.safetensors(\.index\.json)?$/;
 
