@@ -118,7 +118,9 @@ export type EngineRequest = { device: DeviceChoice, dtype: Dtype,
 /** Tokens of KV cache; null: the smaller of the model's limit and 2048. */
 contextLength: number | null, verify: Verify, selfCheck: boolean,
 /** Milliseconds; null: the default. */
-gpuBudgetMs: number | null, cache: Cache,
+gpuBudgetMs: number | null,
+/** CPU threads at most; null: what measures fastest, all cores where the page is isolated, else 1. */
+threads: number | null, cache: Cache,
 /** Name and version of browser and system. */
 environment: string, };
 

@@ -6,10 +6,7 @@ import type { Availability, Chunk, Estimate, EventDetail, GenerateResult, Info, 
 
 export type { ResolvedSource, SourceRequest } from './generated.js';
 
-export interface LoadRequest extends SourceRequest, Omit<EngineRequest, 'environment'> {
-  /** CPU threads; null: all cores where the page is isolated, else 1. */
-  threads: number | null;
-}
+export type LoadRequest = SourceRequest & Omit<EngineRequest, 'environment'>;
 
 /** The options of one run that were given, and its seed; the engine has the defaults. */
 export type GenerateRequest = Partial<Omit<EngineGenerate, 'specialTokens'>> & Pick<EngineGenerate, 'seed'>;
@@ -57,6 +54,6 @@ export type Answer =
   | { id: number; error: WireError }
   | { id: number; chunk: Chunk }
   | { id: number; progress: LoadProgress }
-  | { event: 'fallback' | 'devicelost' | 'restored' | 'warning'; detail: EventDetail }
+  | { event: 'fallback' | 'devicelost' | 'restored' | 'threads' | 'warning'; detail: EventDetail }
   /** A panic: nothing of the worker can be used after it. */
   | { crashed: string };

@@ -28,6 +28,10 @@ export class Exchange {
   /** Of even and odd meetings, so that one may be read while the next is filled. */
   readonly #slots: [Uint32Array, Uint32Array];
   #round = 0;
+  /** Whether this thread is a meeting ahead. */
+  #posted = false;
+  /** Milliseconds. */
+  #waited = 0;
 
   constructor(shared: SharedArrayBuffer, rank: number, count: number, words: number) {
     const data = 4 * ARRIVED * (1 + count) + TEXT;
@@ -43,6 +47,7 @@ export class Exchange {
   }
 
   gather(own: Uint32Array, offset: number, all: Uint32Array): void {
+    this.#catchUp();
     const slot = this.#slots[(this.#round & 1) as 0 | 1];
     slot.set(own, offset);
     this.#meet();
@@ -50,10 +55,29 @@ export class Exchange {
   }
 
   send(message: Uint32Array): void {
+    this.#catchUp();
     const side = (this.#round & 1) as 0 | 1;
     this.#slots[side].set(message);
     Atomics.store(this.#head, LENGTH + side, message.length);
     this.#meet();
+  }
+
+  /** The same without waiting; the next meeting begins only when every follower has it. */
+  post(message: Uint32Array): void {
+    this.#catchUp();
+    const side = (this.#round & 1) as 0 | 1;
+    this.#slots[side].set(message);
+    Atomics.store(this.#head, LENGTH + side, message.length);
+    this.#arrive();
+    this.#posted = true;
+  }
+
+  /** Whether every follower has what was posted. */
+  met(): boolean {
+    for (let rank = 0; rank < this.count; rank++) {
+      if (((Atomics.load(this.#head, ARRIVED * (1 + rank)) - this.#round) | 0) < 0) return false;
+    }
+    return true;
   }
 
   /** Words of the next message, which {@link copy} then gives. */
@@ -77,20 +101,47 @@ export class Exchange {
     for (let rank = 0; rank < this.count; rank++) Atomics.notify(this.#head, ARRIVED * (1 + rank));
   }
 
+  /** Milliseconds waited for other threads since this was last asked. */
+  takeWaited(): number {
+    const waited = this.#waited;
+    this.#waited = 0;
+    return waited;
+  }
+
   #meet(): void {
-    const head = this.#head;
+    this.#arrive();
+    this.#awaitAll();
+  }
+
+  /** After {@link post}: the slot that is filled next may still be read from the meeting before. */
+  #catchUp(): void {
+    if (this.#posted) this.#awaitAll();
+    this.#posted = false;
+  }
+
+  #arrive(): void {
     const own = ARRIVED * (1 + this.rank);
-    const round = (this.#round = (this.#round + 1) | 0);
-    Atomics.store(head, own, round);
+    Atomics.store(this.#head, own, (this.#round = (this.#round + 1) | 0));
     // The order of these two and of a sleeper's two (count itself, compare the counter) leaves no sleeper behind.
-    if (Atomics.load(head, SLEEPERS) > 0) Atomics.notify(head, own);
+    if (Atomics.load(this.#head, SLEEPERS) > 0) Atomics.notify(this.#head, own);
+  }
+
+  #awaitAll(): void {
     for (let rank = 0; rank < this.count; rank++) {
-      if (rank !== this.rank) this.#await(ARRIVED * (1 + rank), round);
+      if (rank !== this.rank) this.#await(ARRIVED * (1 + rank), this.#round);
     }
-    if (Atomics.load(head, FAILED) !== 0) this.#throw();
+    if (Atomics.load(this.#head, FAILED) !== 0) this.#throw();
   }
 
   #await(counter: number, round: number): void {
+    if (((Atomics.load(this.#head, counter) - round) | 0) >= 0) return;
+    const start = performance.now();
+    this.#sleep(counter, round);
+    this.#waited += performance.now() - start;
+  }
+
+  /** Looks for a while, then sleeps. */
+  #sleep(counter: number, round: number): void {
     const head = this.#head;
     for (let spin = 0; spin < SPINS; spin++) {
       if (((Atomics.load(head, counter) - round) | 0) >= 0) return;
@@ -188,7 +239,7 @@ export class Team {
   }
 }
 
-/** How many threads to use, and why not more; `wanted` null: all cores. */
+/** The most threads there can be, and why not more; `wanted` null: all cores. */
 export function threadCount(wanted: number | null): { threads: number; reason: string | null } {
   if (!node && !globalThis.crossOriginIsolated) {
     if (wanted === 1) return { threads: 1, reason: null };

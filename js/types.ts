@@ -53,7 +53,11 @@ export interface LoadOptions extends SourceOptions {
   dtype?: Dtype;
   /** Tokens of KV cache. Default: the smaller of the model's limit and 2048. */
   contextLength?: number;
-  /** CPU tier: number of threads. Default: all cores where the page is cross-origin isolated, else 1. */
+  /**
+   * CPU tier: number of threads, at most. Default where the page is cross-origin isolated: as many as there are cores, fewer if a
+   * measurement of some 30 ms finds these faster; else 1. While other programs want the cores, one thread goes on alone and the
+   * others sleep.
+   */
   threads?: number;
   /**
    * When a piece's SHA-256 is checked: before it is stored and each time it is read (`always`, the default), or only before it
@@ -107,7 +111,7 @@ export interface Info extends Omit<EngineInfo, 'model' | 'fallbacks' | 'selfChec
   model: string;
   device: Device;
   dtype: Dtype;
-  /** CPU threads. */
+  /** CPU threads that compute now; changes with the event `threads`. */
   threads: number;
   /** Milliseconds: from the call until ready, the part of it that came after the last byte, and of that the GPU's self-check, if it ran. */
   timings: { loadMs: number; initMs: number; selfCheckMs?: number };
@@ -214,18 +218,20 @@ export interface EventDetail {
   message: string;
   /** Of a `warning`. */
   reason?: Exclude<LoadEvent['type'], 'progress'>;
-  /** Of `fallback` and `restored`: what {@link MobileLLM.info} is now. */
+  /** Of `fallback`, `restored` and `threads`: what {@link MobileLLM.info} is now. */
   info?: Info;
   [key: string]: unknown;
 }
 
 /**
- * Events of {@link MobileLLM}: `fallback` (another tier took over), `devicelost` and `restored` (GPU device), `warning`
+ * Events of {@link MobileLLM}: `fallback` (another tier took over), `devicelost` and `restored` (GPU device), `threads`
+ * (another number of CPU threads computes, since other programs want the cores or have gone), `warning`
  * (such as storage that cannot be used).
  */
 export interface MobileLLMEventMap {
   fallback: CustomEvent<EventDetail>;
   devicelost: CustomEvent<EventDetail>;
   restored: CustomEvent<EventDetail>;
+  threads: CustomEvent<EventDetail>;
   warning: CustomEvent<EventDetail>;
 }

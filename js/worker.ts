@@ -231,6 +231,15 @@ function tellFallbacks(): void {
   for (const message of fallbacks) post({ event: 'fallback', detail: { message, info: describe() } });
 }
 
+/** Tells the page when other than the last known number of threads compute. */
+let knownThreads = 0;
+function tellThreads(): void {
+  const [working, message] = loaded().threads() ?? [0, ''];
+  if (working === knownThreads) return;
+  knownThreads = working;
+  post({ event: 'threads', detail: { message, info: describe() } });
+}
+
 /** When GPU devices were lost, in milliseconds. */
 const losses: number[] = [];
 
@@ -307,6 +316,7 @@ async function generate({ session, input, options }: Calls['generate'][0], id: n
       const split = withTools ? splitToolCalls(raw) : { text: raw, toolCalls: [] };
       emit({}, split.text);
       const { finishReason, usage, timings } = event;
+      tellThreads();
       return {
         ...split,
         rawText: engine.detokenize(Uint32Array.from(tokenIds), true),
@@ -333,9 +343,11 @@ const handlers: Handlers = {
       else post({ event: 'warning', detail: warning(event) });
     };
     let { threads, reason } = threadCount(request.threads);
-    const startThreads = async (words: number, config: string, precision: string) => {
+    const startThreads = async (words: number, config: string, precision: string, count: number) => {
+      team.end();
+      if (count === 1) return null;
       try {
-        return await team.start(script, module, threads, words, config, precision);
+        return await team.start(script, module, count || threads, words, config, precision);
       } catch (error) {
         [threads, reason] = [1, `one CPU thread: ${String(error)}`];
         return null;
@@ -358,18 +370,20 @@ const handlers: Handlers = {
     const now = performance.now();
     describe = () => {
       const { fallbacks: _, selfCheckMs, ...info } = engine!.info() as EngineInfo;
-      const onCpu = info.device === 'cpu';
+      const [working, why] = engine!.threads() ?? [0, null];
       return {
         ...info,
-        reason: [chosen.reason ?? info.reason, onCpu && reason].filter(Boolean).join('; '),
+        reason: [chosen.reason ?? info.reason, working > 0 && (why || reason)].filter(Boolean).join('; '),
         dtype: request.dtype,
-        threads: onCpu ? threads : 0,
+        threads: working,
         model: modelName(request),
         timings: { loadMs: now - started, initMs: now - meter.lastByte, ...(selfCheckMs === null ? {} : { selfCheckMs }) },
       };
     };
     tellFallbacks();
-    return describe();
+    const info = describe();
+    knownThreads = info.threads;
+    return info;
   },
   generate,
   async openSession({ session, ...input }) {

@@ -5,6 +5,7 @@
 //   npm run bench [-- words]         words choose models (demo, 125m), tiers (cpu, webgpu) and parts (speed, load, peers);
 //                                    --own: the machine's own GPU instead of WebGPU in software
 //   npm run bench -- --cpu [...]     the CPU tier alone, in Chromium and in Node: bench/cpu.mjs
+//   npm run bench -- --busy [...]    CPU threads beside other programs: bench/busy.mjs
 //   npm run bench -- --gpu [...]     the WebGPU backend alone, in one page: bench/gpu.mjs
 import { appendFileSync, mkdirSync } from 'node:fs';
 import { cpus } from 'node:os';
@@ -18,7 +19,7 @@ import { launch } from '../tests/lib/browser.mjs';
 
 const words = process.argv.slice(2).filter((word) => word !== '--');
 run(process.execPath, [join(root, 'scripts/build.mjs'), '--bench']);
-for (const tier of ['cpu', 'gpu']) {
+for (const tier of ['cpu', 'gpu', 'busy']) {
   if (words[0] === `--${tier}`) {
     run(process.execPath, [join(root, `bench/${tier}.mjs`), ...words.slice(1)]);
     process.exit();

@@ -60,6 +60,8 @@ pub struct EngineRequest {
     pub self_check: bool,
     /// Milliseconds; null: the default.
     pub gpu_budget_ms: Option<f64>,
+    /// CPU threads at most; null: what measures fastest, all cores where the page is isolated, else 1.
+    pub threads: Option<usize>,
     pub cache: CacheChoice,
     /// Name and version of browser and system.
     pub environment: String,

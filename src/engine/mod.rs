@@ -813,6 +813,18 @@ impl Engine {
         }
     }
 
+    /// CPU threads that compute now, and why so many; `None` on the GPU.
+    pub fn threads(&mut self) -> Option<(usize, String)> {
+        match self {
+            Engine::Cpu(loaded) => {
+                let cpu = loaded.model.backend();
+                Some((cpu.threads(), cpu.why().into()))
+            }
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(_) => None,
+        }
+    }
+
     pub fn text(&self) -> &Rc<TextModel> {
         each!(self, loaded => &loaded.text)
     }

@@ -262,7 +262,7 @@ impl Engine {
         #[wasm_bindgen(unchecked_param_type = "SourceRequest & EngineRequest")] request: JsValue,
         #[wasm_bindgen(unchecked_param_type = "(event: LoadEvent) => void")] on_event: Function,
         #[wasm_bindgen(
-            unchecked_optional_param_type = "(words: number, config: string, precision: string) => Promise<Exchange | null>"
+            unchecked_optional_param_type = "(words: number, config: string, precision: string, count: number) => Promise<Exchange | null>"
         )]
         start_threads: Option<Function>,
         #[wasm_bindgen(unchecked_optional_param_type = "PieceReader")] reader: Option<PieceReader>,
@@ -310,6 +310,12 @@ impl Engine {
     #[wasm_bindgen(unchecked_return_type = "EngineInfo")]
     pub fn info(&self) -> Js<JsValue> {
         to_js(&self.info)
+    }
+
+    /// CPU threads that compute now, and why so many; null on the GPU.
+    #[wasm_bindgen(unchecked_return_type = "[number, string] | null")]
+    pub fn threads(&mut self) -> Js<JsValue> {
+        to_js(&self.inner.threads())
     }
 
     #[wasm_bindgen(js_name = openSession)]
@@ -439,6 +445,7 @@ impl EngineRequest {
 
     fn cpu(&self, start: Option<&Function>) -> impl AsyncFnOnce(&Config) -> Result<Cpu> {
         let precision = self.dtype;
-        async move |config: &Config| exchange::cpu(config, precision, start).await
+        let chosen = self.threads.is_some();
+        async move |config: &Config| exchange::cpu(config, precision, start, chosen).await
     }
 }

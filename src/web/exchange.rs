@@ -5,7 +5,8 @@ use crate::backend::Precision;
 use crate::backend::cpu::{Cpu, Exchange, Rank, Shard};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use js_sys::{Function, Promise};
+use js_sys::{Array, Function, Promise};
+use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
@@ -28,6 +29,12 @@ extern "C" {
     fn send(this: &JsExchange, message: &[u32]) -> std::result::Result<(), JsValue>;
 
     #[wasm_bindgen(method, catch)]
+    fn post(this: &JsExchange, message: &[u32]) -> std::result::Result<(), JsValue>;
+
+    #[wasm_bindgen(method)]
+    fn met(this: &JsExchange) -> bool;
+
+    #[wasm_bindgen(method, catch)]
     fn receive(this: &JsExchange) -> std::result::Result<usize, JsValue>;
 
     #[wasm_bindgen(method)]
@@ -35,6 +42,9 @@ extern "C" {
 
     #[wasm_bindgen(method)]
     fn fail(this: &JsExchange, message: &str);
+
+    #[wasm_bindgen(method, js_name = takeWaited)]
+    fn take_waited(this: &JsExchange) -> f64;
 }
 
 fn failed(thrown: JsValue) -> Error {
@@ -55,6 +65,14 @@ impl Exchange for WebExchange {
         self.inner.send(message).map_err(failed)
     }
 
+    fn post(&mut self, message: &[u32]) -> Result<()> {
+        self.inner.post(message).map_err(failed)
+    }
+
+    fn met(&self) -> bool {
+        self.inner.met()
+    }
+
     fn receive(&mut self, message: &mut Vec<u32>) -> Result<()> {
         message.resize(self.inner.receive().map_err(failed)?, 0);
         self.inner.copy(message);
@@ -64,6 +82,10 @@ impl Exchange for WebExchange {
     fn fail(&mut self, error: &Error) {
         self.inner.fail(&error.to_string());
     }
+
+    fn take_waited(&mut self) -> Duration {
+        Duration::from_secs_f64(self.inner.take_waited().max(0.0) / 1000.0)
+    }
 }
 
 fn shard(exchange: &JsExchange) -> Shard {
@@ -71,21 +93,31 @@ fn shard(exchange: &JsExchange) -> Shard {
 }
 
 /// The CPU backend. `start`, if given, is called with the words that a meeting carries, the configuration and the
-/// precision, for [`follow`]; it promises the leader's `Exchange`, or null where there is to be one thread.
-pub async fn cpu(config: &Config, precision: Precision, start: Option<&Function>) -> Result<Cpu> {
+/// precision, for [`follow`], and the number of threads, 0 for as many as there can be; it promises the leader's `Exchange`, or null
+/// where there is to be one thread. Unless the caller has `chosen` the number, it is halved while that is faster.
+pub async fn cpu(config: &Config, precision: Precision, start: Option<&Function>, chosen: bool) -> Result<Cpu> {
     let Some(start) = start else { return Ok(Cpu::new(config, precision)) };
     let text = |e: serde_json::Error| Error::internal(e);
     let (numbers, held) =
         (serde_json::to_string(config).map_err(text)?, serde_json::to_string(&precision).map_err(text)?);
-    let promise = start
-        .call3(&JsValue::NULL, &Cpu::exchange_words(config).into(), &numbers.into(), &held.into())
-        .map_err(failed)?;
-    let exchange = JsFuture::from(promise.unchecked_into::<Promise>()).await.map_err(failed)?;
-    if exchange.is_null() {
-        return Ok(Cpu::new(config, precision));
+    let mut count = 0;
+    loop {
+        let words = Cpu::exchange_words(config);
+        let arguments = Array::of4(&words.into(), &numbers.as_str().into(), &held.as_str().into(), &count.into());
+        let promise = start.apply(&JsValue::NULL, &arguments).map_err(failed)?;
+        let exchange = JsFuture::from(promise.unchecked_into::<Promise>()).await.map_err(failed)?;
+        if exchange.is_null() {
+            return Ok(Cpu::new(config, precision));
+        }
+        let inner: JsExchange = exchange.unchecked_into();
+        let shard = shard(&inner);
+        let mut cpu = Cpu::lead(config, precision, shard, Box::new(WebExchange { inner }));
+        // Measured with all of them: what the rest of the machine leaves.
+        if chosen || cpu.settle()? {
+            return Ok(cpu);
+        }
+        count = shard.count / 2;
     }
-    let inner: JsExchange = exchange.unchecked_into();
-    Ok(Cpu::lead(config, precision, shard(&inner), Box::new(WebExchange { inner })))
 }
 
 /// Runs as one of the threads until the leader ends, blocking. `config` and `precision` are what `start` was given.

@@ -15,8 +15,8 @@ const CORS = { 'Access-Control-Allow-Origin': '*', 'Cross-Origin-Resource-Policy
 /** What a page does, as text: its outcome, or the error's. `load`: more options. */
 const ask = (source, load = '') => `(async () => {
   const llm = await MobileLLM.load(${JSON.stringify(source)}, { device: 'cpu', threads: 2, ${load} });
-  const { tokenIds } = await llm.generate('set an alarm', { maxTokens: 4, ignoreEos: true }).result;
   const { threads, features } = llm.info;
+  const { tokenIds } = await llm.generate('set an alarm', { maxTokens: 4, ignoreEos: true }).result;
   await llm.close();
   return { tokens: tokenIds.length, threads, features };
 })().catch(({ name, code, message, remedy }) => ({ name, code, message, remedy }))`;

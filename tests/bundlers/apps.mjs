@@ -6,8 +6,8 @@ const APP = `import { MobileLLM } from 'mobilellm-web';
 
 globalThis.outcome = (async () => {
   const llm = await MobileLLM.load('/models/tiny/', { device: 'cpu', threads: 2 });
-  const { tokenIds } = await llm.generate('set an alarm', { maxTokens: 4, ignoreEos: true }).result;
   const { threads, features } = llm.info;
+  const { tokenIds } = await llm.generate('set an alarm', { maxTokens: 4, ignoreEos: true }).result;
   await llm.close();
   return { tokenIds, threads, features };
 })();
@@ -127,8 +127,8 @@ export const APPS = {
 /** The same without a browser: `runs` are commands by what they try. */
 const ANSWER = `
   const llm = await MobileLLM.load('../models/tiny', { threads: 2 });
-  const { tokenIds } = await llm.generate('set an alarm', { maxTokens: 4, ignoreEos: true }).result;
   const { threads, features } = llm.info;
+  const { tokenIds } = await llm.generate('set an alarm', { maxTokens: 4, ignoreEos: true }).result;
   await llm.close();
 `;
 const TEST = `

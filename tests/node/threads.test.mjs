@@ -11,13 +11,15 @@ const prompt = `Set an alarm at 7:30AM. ${'Remind me to water the plants. '.repe
 
 async function answer(options) {
   const llm = await MobileLLM.load(demo, { device: 'cpu', ...options });
+  // While it answers, one thread may go on alone.
+  const { threads } = llm.info;
   try {
     const run = () => llm.generate(prompt, { maxTokens: 40, temperature: 0, ignoreEos: true }).result;
     const chat = await llm.session();
     const { tokenIds: chatIds } = await chat.send('Help me set an alarm at 7:30AM', { maxTokens: 60 }).result;
     const copy = await chat.clone();
     const { tokenIds: copyIds } = await copy.send('And a timer for ten minutes', { maxTokens: 60 }).result;
-    return { threads: llm.info.threads, dtype: llm.info.dtype, ids: (await run()).tokenIds, chatIds, copyIds };
+    return { threads, dtype: llm.info.dtype, ids: (await run()).tokenIds, chatIds, copyIds };
   } finally {
     await llm.close();
   }

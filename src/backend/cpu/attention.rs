@@ -25,6 +25,9 @@ pub trait Cache {
     fn fork(&self, len: usize) -> Result<Box<dyn Cache>>;
     /// Stores the key and value of one position.
     fn write(&mut self, layer: usize, head: usize, position: usize, key: &[f32], value: &[f32]);
+    /// The key and value of one position, as [`Cache::write`] was given them but for their rounding.
+    fn read(&self, layer: usize, head: usize, position: usize, key: &mut [f32], value: &mut [f32]);
+    fn layers(&self) -> usize;
     /// out = softmax(q . keys) . values over the first `n` positions. `q` holds consecutive query heads that share this
     /// key/value head, already scaled by head_dim^-1/2; `out` has the same shape.
     fn attend(&self, layer: usize, head: usize, n: usize, q: &[f32], scratch: &mut Vec<f32>, out: &mut [f32]);
@@ -44,6 +47,7 @@ trait Eight: Copy + 'static {
     /// What [`Eight::load`] gives is to be multiplied by this.
     const SCALE: f32;
     fn set(&mut self, at: usize, value: f32);
+    fn get(&self, at: usize) -> f32;
     fn load(&self) -> [F4; 2];
 }
 
@@ -53,6 +57,10 @@ impl Eight for [[f32; 4]; 2] {
 
     fn set(&mut self, at: usize, value: f32) {
         self[at / 4][at % 4] = value;
+    }
+
+    fn get(&self, at: usize) -> f32 {
+        self[at / 4][at % 4]
     }
 
     #[inline(always)]
@@ -69,6 +77,10 @@ impl Eight for [u32; 4] {
     fn set(&mut self, at: usize, value: f32) {
         let shift = at / 4 * 16;
         self[at % 4] = self[at % 4] & !(0xffff << shift) | u32::from(narrow(value)) << shift;
+    }
+
+    fn get(&self, at: usize) -> f32 {
+        half::f16::from_bits((self[at % 4] >> (at / 4 * 16)) as u16).to_f32()
     }
 
     #[inline(always)]
@@ -180,6 +192,23 @@ impl<E: Eight> Cache for Chunks<E> {
         }
     }
 
+    fn read(&self, layer: usize, head: usize, position: usize, key: &mut [f32], value: &mut [f32]) {
+        let (keys, values) = self.place(head);
+        let dim = self.head_dim;
+        let chunk = &self.chunks[position / CHUNK * self.layers + layer];
+        let at = position % CHUNK;
+        for (eight, key) in chunk[keys + at / 8 * dim..].iter().zip(key) {
+            *key = eight.get(at % 8);
+        }
+        for (eight, values) in chunk[values + at..].iter().step_by(CHUNK).zip(value.as_chunks_mut::<8>().0) {
+            values.iter_mut().enumerate().for_each(|(i, value)| *value = eight.get(i));
+        }
+    }
+
+    fn layers(&self) -> usize {
+        self.layers
+    }
+
     fn attend(&self, layer: usize, head: usize, n: usize, q: &[f32], scratch: &mut Vec<f32>, out: &mut [f32]) {
         let some = HEADS * self.head_dim;
         for (q, out) in q.chunks(some).zip(out.chunks_mut(some)) {
@@ -235,6 +264,12 @@ mod tests {
                 cache.write(layer, head, position, key, value);
             }
             let [keys, values] = [keys, values].map(|values| values.into_iter().map(&kept).collect::<Vec<f32>>());
+            let (mut key, mut value) = (vec![0.0; dim], vec![0.0; dim]);
+            for position in [0, 7, 8, 31, 32, 200, 419] {
+                cache.read(layer, head, position, &mut key, &mut value);
+                assert_eq!(key, keys[position * dim..][..dim]);
+                assert_eq!(value, values[position * dim..][..dim]);
+            }
             let q: Vec<f32> = noise(queries * dim).iter().map(|q| q / (dim as f32).sqrt()).collect();
             let (mut scores, mut out) = (Vec::new(), vec![0.0; q.len()]);
             for n in 1..=400 {

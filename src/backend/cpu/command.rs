@@ -40,6 +40,29 @@ pub enum Command<'a> {
         tokens: &'a [u32],
         verbs: &'a [VerbWords],
     },
+    /// The leader gets every rank's rows of a matrix.
+    Collect {
+        matrix: u32,
+    },
+    /// Panels of a part of a matrix, in the form in which they are held, for whoever has that part and has no weights yet.
+    Panels {
+        matrix: u32,
+        part: usize,
+        /// Of the whole part.
+        first: usize,
+        words: &'a [u32],
+    },
+    /// Keys and values of some positions: from each rank to the leader, or back.
+    Sync {
+        cache: u32,
+        from: usize,
+        to: usize,
+        up: bool,
+    },
+    /// So many units of work of no use and a meeting, to see how fast that is.
+    Probe {
+        units: u32,
+    },
     Quit,
 }
 
@@ -128,6 +151,12 @@ impl<'a> Command<'a> {
                 ([6, start as u32, tokens.len() as u32, 0], [tokens, bytemuck::cast_slice(verbs)])
             }
             Command::Quit => ([7, 0, 0, 0], [&[], &[]]),
+            Command::Collect { matrix } => ([8, matrix, 0, 0], [&[], &[]]),
+            Command::Panels { matrix, part, first, words } => ([9, matrix, part as u32, first as u32], [words, &[]]),
+            Command::Sync { cache, from, to, up } => {
+                ([if up { 10 } else { 11 }, cache, from as u32, to as u32], [&[], &[]])
+            }
+            Command::Probe { units } => ([12, units, 0, 0], [&[], &[]]),
         };
         out.clear();
         out.extend(header);
@@ -158,6 +187,10 @@ impl<'a> Command<'a> {
                 Command::Pass { start: a as usize, tokens, verbs }
             }
             7 => Command::Quit,
+            8 => Command::Collect { matrix: a },
+            9 => Command::Panels { matrix: a, part: b as usize, first: c as usize, words: payload },
+            10 | 11 => Command::Sync { cache: a, from: b as usize, to: c as usize, up: code == 10 },
+            12 => Command::Probe { units: a },
             _ => return Err(garbled()),
         })
     }
@@ -193,13 +226,18 @@ mod tests {
             Command::Pass { start: 12, tokens: &[7, 8, 9], verbs: &encoded },
             Command::Pass { start: 0, tokens: &[], verbs: &[] },
             Command::Quit,
+            Command::Collect { matrix: 4 },
+            Command::Panels { matrix: 4, part: 2, first: 7, words: &[1, 2] },
+            Command::Sync { cache: 5, from: 3, to: 9, up: true },
+            Command::Sync { cache: 5, from: 3, to: 9, up: false },
+            Command::Probe { units: 3 },
         ];
         for command in all_roles.iter().chain(&others) {
             command.encode(&mut words);
             assert_eq!(Command::decode(&words).unwrap(), *command);
         }
         for bad in
-            [&[][..], &[1, 2, 3], &[8, 0, 0, 0], &[0, 6, 0, 0], &[1, 0, 0, 3], &[6, 0, 5, 0, 1], &[6, 0, 0, 0, 1]]
+            [&[][..], &[1, 2, 3], &[13, 0, 0, 0], &[0, 6, 0, 0], &[1, 0, 0, 3], &[6, 0, 5, 0, 1], &[6, 0, 0, 0, 1]]
         {
             assert_eq!(Command::decode(bad).unwrap_err().code(), "internal");
         }

@@ -3,10 +3,12 @@
 //! ```text
 //! Cpu (Backend): records verbs --submit--> Command --team--> every Rank: verbs on its rows
 //! Rank: panels (products), attention (KV cache), math; all written in lanes
+//! balance: whether all ranks together are faster than the leader alone, by the clock
 //! ```
 //! [`naive`] is the oracle.
 
 mod attention;
+mod balance;
 mod command;
 mod lanes;
 mod math;
@@ -25,10 +27,14 @@ use crate::backend::{Activation, Backend, Input, Packing, Precision, Role};
 use crate::bytes::Bytes;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use balance::{Balance, GAIN, Stretch};
 use command::{Command, Verb, VerbWords};
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
+use web_time::Instant;
 
 /// Most rows of one pass: enough that widening a tile of weights costs little beside using it, few enough that an
 /// abort acts soon.
@@ -36,6 +42,16 @@ const MAX_ROWS: usize = 64;
 
 /// Words of weights that go to the team at a time.
 const PIECE: usize = 1 << 18;
+
+/// Stretches in which it is measured whether several threads pay: long enough to meet whatever else wants the cores, which the system
+/// lets run for some milliseconds at a time. The first good one decides.
+const STRETCH: Duration = Duration::from_millis(10);
+/// Work between two meetings of a stretch: several times what a meeting takes in code that is not compiled yet.
+const ROUND: Duration = Duration::from_micros(250);
+/// Stretches at load, while the browser still compiles what they run.
+const TRIAL: usize = 5;
+/// While an answer is under way.
+const RETRIAL: usize = 1;
 
 /// The CPU backend. It leads the other ranks, where there are any.
 pub struct Cpu {
@@ -52,6 +68,28 @@ pub struct Cpu {
     message: Vec<u32>,
     sampler: Sampler,
     chosen: u32,
+    balance: Balance,
+    /// Whether there are other ranks that answer.
+    others: bool,
+    /// Whether they hold weights; not where the leader was alone from the start.
+    given: bool,
+    /// Positions of each cache.
+    progress: HashMap<u32, Progress>,
+    /// The cache that the pass under way writes.
+    writes: Option<u32>,
+    /// Whether the others were sent a [`Command::Probe`] that the leader has not run.
+    called: bool,
+    /// Why so many threads compute.
+    why: String,
+}
+
+/// Positions of a cache.
+#[derive(Clone, Copy, Default)]
+struct Progress {
+    /// Written, by whoever computed them.
+    written: usize,
+    /// Of these, known to every rank as far as its heads go, and to the leader for all heads.
+    shared: usize,
 }
 
 /// A matrix's number, and its columns.
@@ -86,6 +124,13 @@ impl Cpu {
     /// The leader, rank 0, of as many ranks as `shard` says. Each of the others is a [`Rank`] that follows.
     pub fn lead(config: &Config, precision: Precision, shard: Shard, exchange: Box<dyn Exchange>) -> Self {
         Cpu {
+            balance: Balance::new(shard.count, Instant::now()),
+            others: shard.count > 1,
+            given: true,
+            progress: HashMap::new(),
+            writes: None,
+            called: false,
+            why: String::new(),
             rank: Rank::new(config, precision, shard, exchange),
             config: config.clone(),
             matrices: 0,
@@ -128,17 +173,225 @@ impl Cpu {
 
     fn command(&mut self, command: Command) -> Result<()> {
         for cache in self.dropped.take() {
+            self.progress.remove(&cache);
             self.tell(Command::Drop { cache })?;
         }
         self.tell(command)
     }
 
     fn tell(&mut self, command: Command) -> Result<()> {
-        if !self.rank.alone() {
-            command.encode(&mut self.message);
-            self.rank.exchange.send(&self.message)?;
+        // Alone, the leader computes for itself; what there is, every rank knows.
+        let shared = !matches!(command, Command::Pass { .. } | Command::WriteRows { .. });
+        if self.called && shared {
+            self.called = false;
+            self.run(Command::Probe { units: 1 })?;
         }
-        self.rank.run(command)
+        if self.others && (shared || !self.rank.alone()) {
+            command.encode(&mut self.message);
+            if let Err(error) = self.rank.exchange.send(&self.message) {
+                if !self.rank.alone() {
+                    return Err(error);
+                }
+                self.others = false;
+            }
+        }
+        self.run(command)
+    }
+
+    /// The leader's part of a command. Where it is alone, a failure of the others does not stop it: it does without them from then on.
+    fn run(&mut self, command: Command) -> Result<()> {
+        let meets = matches!(command, Command::Probe { .. } | Command::Sync { .. });
+        if meets && !self.others {
+            return Ok(());
+        }
+        match self.rank.run(command) {
+            Err(_) if meets && self.rank.alone() => {
+                self.others = false;
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Before the weights come: measures how fast all ranks are together. Of two that lose, one sleeps and the leader
+    /// begins alone. Returns false where half as many would be faster.
+    ///
+    /// # Errors
+    /// [`Error::Threads`] if another rank failed.
+    pub fn settle(&mut self) -> Result<bool> {
+        if !self.others || self.matrices > 0 || !self.rank.divisible() {
+            return Ok(true);
+        }
+        // The first wakes them up.
+        self.tell(Command::Probe { units: 1 })?;
+        let count = self.rank.count();
+        let enough = GAIN.max(0.45 * count as f64);
+        let speedup = self.probe(TRIAL, enough)?;
+        let times = format!("{speedup:.1} times as fast as one");
+        if speedup >= enough {
+            self.why = format!("{count} CPU threads: {times}");
+            return Ok(true);
+        }
+        if count > 2 {
+            return Ok(false);
+        }
+        self.part()?;
+        self.balance.begin_alone(Instant::now());
+        self.why = format!("one CPU thread at first: two were {times}");
+        Ok(true)
+    }
+
+    /// Threads that compute now.
+    pub fn threads(&self) -> usize {
+        if self.rank.alone() { 1 } else { self.rank.count() }
+    }
+
+    /// Why, in a phrase; empty where there was no choice.
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+
+    /// Lets the leader go on alone, with the same results. For what measures or tests; [`Backend::submit`] does it by the clock.
+    pub fn part(&mut self) -> Result<()> {
+        if !self.others || self.rank.alone() || !self.rank.divisible() {
+            return Ok(());
+        }
+        if self.matrices == 0 {
+            self.given = false;
+        } else if !self.rank.whole() {
+            if self.rank.make_room().is_err() {
+                // There is no memory for it: together they stay.
+                self.balance.join(Instant::now());
+                return Ok(());
+            }
+            (0..self.matrices).try_for_each(|matrix| self.tell(Command::Collect { matrix }))?;
+        }
+        self.sync(true)?;
+        self.rank.part();
+        self.balance.part(Instant::now());
+        Ok(())
+    }
+
+    /// Lets all ranks compute again.
+    pub fn join(&mut self) -> Result<()> {
+        if !self.others || !self.rank.alone() {
+            return Ok(());
+        }
+        if !self.given {
+            for matrix in 0..self.matrices {
+                for rank in 1..self.rank.count() {
+                    let pieces: Vec<_> = self.rank.export(matrix, rank).collect();
+                    for (part, first, words) in pieces {
+                        self.tell(Command::Panels { matrix, part, first, words: &words })?;
+                    }
+                }
+            }
+            self.given = true;
+        }
+        self.sync(false)?;
+        if !self.others {
+            return Ok(());
+        }
+        self.rank.join();
+        self.balance.join(Instant::now());
+        Ok(())
+    }
+
+    /// Hands over the keys and values that one side has not seen.
+    fn sync(&mut self, up: bool) -> Result<()> {
+        let mut caches: Vec<_> = self.progress.iter().map(|(cache, progress)| (*cache, *progress)).collect();
+        caches.sort_by_key(|(cache, _)| *cache);
+        for (cache, Progress { written, shared }) in caches {
+            if shared < written {
+                self.tell(Command::Sync { cache, from: shared, to: written, up })?;
+                self.progress.insert(cache, Progress { written, shared: written });
+            }
+        }
+        Ok(())
+    }
+
+    /// How many times as fast as the leader alone all ranks together are now, by a little work of no use in at most so many
+    /// [`STRETCH`]es; the first of at least `enough` ends it. The others are awake.
+    fn probe(&mut self, stretches: usize, enough: f64) -> Result<f64> {
+        // New code gets faster while it runs, so it is timed anew for each stretch.
+        let mut speedup = 0.0;
+        for _ in 0..stretches {
+            let units = self.units();
+            let mut stretch = Stretch::default();
+            while stretch.duration() < STRETCH && self.others {
+                self.rank.exchange.take_waited();
+                let start = Instant::now();
+                self.tell(Command::Probe { units })?;
+                stretch.add(start.elapsed(), self.rank.exchange.take_waited());
+            }
+            speedup = stretch.speedup(self.rank.count());
+            if speedup >= enough {
+                break;
+            }
+        }
+        Ok(speedup)
+    }
+
+    /// Units of [`Rank::work`] that take the leader a [`ROUND`].
+    fn units(&mut self) -> u32 {
+        let mut units = 1;
+        loop {
+            let start = Instant::now();
+            self.rank.work(units);
+            if start.elapsed() >= ROUND || units >= 1 << 16 {
+                return units;
+            }
+            units *= 2;
+        }
+    }
+
+    /// Alone, from time to time: all ranks again, if that has become faster. They are called first and the pass goes on; only once
+    /// all have heard it is there something to measure.
+    fn try_together(&mut self) -> Result<()> {
+        if !self.others || !self.rank.alone() || !self.balance.due(Instant::now()) {
+            return Ok(());
+        }
+        if !self.called {
+            Command::Probe { units: 1 }.encode(&mut self.message);
+            self.called = true;
+            if self.rank.exchange.post(&self.message).is_err() {
+                self.others = false;
+            }
+            return Ok(());
+        }
+        if !self.rank.exchange.met() {
+            return Ok(());
+        }
+        let speedup = self.probe(RETRIAL, GAIN)?;
+        if !self.others {
+            // One of them failed, and is not needed.
+            return Ok(());
+        }
+        if speedup < GAIN {
+            self.balance.postpone(Instant::now());
+            return Ok(());
+        }
+        self.why = format!("{} CPU threads again: {speedup:.1} times as fast as one", self.rank.count());
+        self.join()
+    }
+
+    /// Takes the pass that was just computed into account.
+    fn settle_accounts(&mut self, start: Instant) -> Result<()> {
+        if let Some(cache) = self.writes {
+            let progress = self.progress.entry(cache).or_default();
+            // What a session went back over is gone.
+            progress.shared = progress.shared.min(self.start);
+            progress.written = self.start + self.tokens.len();
+        }
+        if self.others && !self.rank.alone() {
+            let waited = self.rank.exchange.take_waited();
+            if self.balance.loses(start.elapsed(), waited) {
+                self.part()?;
+                let count = self.rank.count();
+                self.why = format!("one CPU thread for now: {count} wait for each other longer than they compute");
+            }
+        }
+        Ok(())
     }
 
     fn next_cache(&mut self, layers: usize, capacity: usize) -> Cache {
@@ -230,6 +483,8 @@ impl Backend for Cpu {
     fn fork(&mut self, from: &Cache, len: usize) -> Result<Cache> {
         let cache = self.next_cache(from.layers, from.capacity);
         self.command(Command::Fork { cache: cache.number, from: from.number, len })?;
+        let Progress { shared, .. } = self.progress.get(&from.number).copied().unwrap_or_default();
+        self.progress.insert(cache.number, Progress { written: len, shared: shared.min(len) });
         Ok(cache)
     }
 
@@ -245,6 +500,7 @@ impl Backend for Cpu {
             Input::Chosen => self.tokens.push(self.chosen),
         }
         self.verbs.clear();
+        self.writes = None;
         self.record(Verb::Embed { table: table.number })
     }
 
@@ -253,6 +509,7 @@ impl Backend for Cpu {
             let tokens = self.start + self.tokens.len();
             return Err(Error::ContextOverflow { tokens, capacity: cache.capacity });
         }
+        self.writes = Some(cache.number);
         self.record(Verb::Qkv { gain: gain.0, weight: weight.number, cache: cache.number, layer: layer as u32 })
     }
 
@@ -274,10 +531,14 @@ impl Backend for Cpu {
     }
 
     fn submit(&mut self) -> Result<()> {
+        self.try_together()?;
+        let start = Instant::now();
+        self.rank.exchange.take_waited();
         let (tokens, verbs) = (std::mem::take(&mut self.tokens), std::mem::take(&mut self.verbs));
         let result = self.command(Command::Pass { start: self.start, tokens: &tokens, verbs: &verbs });
         (self.tokens, self.verbs) = (tokens, verbs);
-        result
+        result?;
+        self.settle_accounts(start)
     }
 
     async fn read_logits(&mut self) -> Result<Vec<f32>> {

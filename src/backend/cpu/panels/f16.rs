@@ -5,7 +5,7 @@
 //!
 //! One row of x or many, the products of an output are added in the order of the columns: the same bits either way.
 
-use super::{Block, DEPTH, Form, Inputs, ROWS, Sums, Tile, largest, put, raised, scaled, shift, undo};
+use super::{Block, DEPTH, Form, Inputs, ROWS, Sums, Tile, export, import, largest, put, raised, scaled, shift, undo};
 use crate::backend::cpu::lanes::{F4, madd};
 use crate::backend::cpu::math::widen;
 use crate::backend::cpu::{fill_up, reserved};
@@ -89,6 +89,19 @@ impl Form for Weights {
 
     fn unscale(&self, panel: usize, sums: Sums) -> Sums {
         scaled(sums, &self.factors[panel * ROWS..])
+    }
+
+    fn panel_words(&self) -> usize {
+        self.size * size_of::<Block>() / 4 + ROWS
+    }
+
+    fn export(&self, panel: usize, words: &mut Vec<u32>) {
+        export(self.panel(panel), &self.factors[panel * ROWS..], words);
+    }
+
+    fn import(&mut self, panel: usize, words: &[u32]) {
+        let held = fill_up(&mut self.blocks, panel, self.size, [[0; 4]; ROWS / 4]);
+        import(held, &mut self.factors[panel * ROWS..], words);
     }
 }
 

@@ -49,6 +49,12 @@ trait Form {
     fn fill(&self, panel: usize, columns: Range<usize>, tile: &mut Tile);
     /// Undoes the scaling of rows in sums over filled tiles.
     fn unscale(&self, panel: usize, sums: Sums) -> Sums;
+    /// Words of a panel as it is held.
+    fn panel_words(&self) -> usize;
+    /// Appends them.
+    fn export(&self, panel: usize, words: &mut Vec<u32>);
+    /// Takes a panel that another thread exported.
+    fn import(&mut self, panel: usize, words: &[u32]);
 }
 
 /// (rows, cols) of weights; cols is a multiple of 32.
@@ -104,12 +110,42 @@ impl Panels {
         }
     }
 
-    /// out = W . x for every row of x.
-    pub fn multiply(&self, x: &Inputs, out: Output, scratch: &mut Scratch) {
+    /// out = W . x of these rows, which begin with a panel, for every row of x.
+    pub fn multiply(&self, rows: Range<usize>, x: &Inputs, out: Output, scratch: &mut Scratch) {
         match &self.store {
-            Store::F16(weights) => product(weights, self.rows, x, out, scratch),
-            Store::Q8(weights) => product(weights, self.rows, x, out, scratch),
-            Store::Q4(weights) => product(weights, self.rows, x, out, scratch),
+            Store::F16(weights) => product(weights, rows, x, out, scratch),
+            Store::Q8(weights) => product(weights, rows, x, out, scratch),
+            Store::Q4(weights) => product(weights, rows, x, out, scratch),
+        }
+    }
+
+    /// Words of a panel as it is held, whatever the rows.
+    pub fn panel_words(&self) -> usize {
+        match &self.store {
+            Store::F16(weights) => weights.panel_words(),
+            Store::Q8(weights) => weights.panel_words(),
+            Store::Q4(weights) => weights.panel_words(),
+        }
+    }
+
+    /// Appends a panel as it is held.
+    pub fn export(&self, panel: usize, words: &mut Vec<u32>) {
+        match &self.store {
+            Store::F16(weights) => weights.export(panel, words),
+            Store::Q8(weights) => weights.export(panel, words),
+            Store::Q4(weights) => weights.export(panel, words),
+        }
+    }
+
+    /// Takes panels of a matrix of the same width and precision, `first` and on, as [`export`](Self::export) gave them.
+    pub fn import(&mut self, first: usize, words: &[u32]) {
+        let size = self.panel_words();
+        for (i, words) in words.chunks_exact(size).enumerate() {
+            match &mut self.store {
+                Store::F16(weights) => weights.import(first + i, words),
+                Store::Q8(weights) => weights.import(first + i, words),
+                Store::Q4(weights) => weights.import(first + i, words),
+            }
         }
     }
 }
@@ -135,6 +171,19 @@ fn put<const K: usize, const N: usize>(blocks: &mut [Block; N], at: usize, rows:
         let words = &mut block.as_flattened_mut()[at..][..K];
         words.iter_mut().zip(rows).for_each(|(word, row)| *word = row[i]);
     }
+}
+
+/// Appends a panel and its rows' factors as words.
+fn export<T: bytemuck::Pod>(panel: &[T], factors: &[f32], words: &mut Vec<u32>) {
+    words.extend_from_slice(bytemuck::cast_slice(panel));
+    words.extend_from_slice(bytemuck::cast_slice(&factors[..ROWS]));
+}
+
+/// Takes what [`export`] gave.
+fn import<T: bytemuck::Pod>(panel: &mut [T], factors: &mut [f32], words: &[u32]) {
+    let (held, scales) = words.split_at(words.len() - ROWS);
+    panel.copy_from_slice(bytemuck::cast_slice(held));
+    factors[..ROWS].copy_from_slice(bytemuck::cast_slice(scales));
 }
 
 /// The largest magnitude, as bits.
@@ -282,18 +331,19 @@ pub struct Scratch {
 /// 8 rows x TOKENS.
 type TileSums = [[F4; 2]; TOKENS];
 
-fn product(weights: &impl Form, rows: usize, x: &Inputs, mut out: Output, scratch: &mut Scratch) {
+fn product(weights: &impl Form, rows: Range<usize>, x: &Inputs, mut out: Output, scratch: &mut Scratch) {
+    let (base, rows) = (rows.start / ROWS, rows.len());
     let panels = rows.div_ceil(ROWS);
     if x.tokens() == 1 {
         let stream = panels / STREAMS;
         for first in 0..stream {
             let together: [usize; STREAMS] = std::array::from_fn(|i| i * stream + first);
-            for (panel, sums) in together.into_iter().zip(weights.dot(together, x)) {
+            for (panel, sums) in together.into_iter().zip(weights.dot(together.map(|panel| base + panel), x)) {
                 out.panel(0, panel * ROWS, rows, sums);
             }
         }
         for panel in stream * STREAMS..panels {
-            let [sums] = weights.dot([panel], x);
+            let [sums] = weights.dot([base + panel], x);
             out.panel(0, panel * ROWS, rows, sums);
         }
         return;
@@ -304,7 +354,7 @@ fn product(weights: &impl Form, rows: usize, x: &Inputs, mut out: Output, scratc
         sums.resize(x.groups.len() / x.cols, [[[F4::splat(0.0); 2]; TOKENS]; 2]);
         for start in (0..x.cols).step_by(DEPTH) {
             let columns = start..x.cols.min(start + DEPTH);
-            weights.fill(panel, columns.clone(), tile);
+            weights.fill(base + panel, columns.clone(), tile);
             for (group, sums) in x.groups.chunks_exact(x.cols).zip(sums.iter_mut()) {
                 for (half, sums) in tile.iter().zip(sums) {
                     *sums = outer(half, &group[columns.clone()], *sums);
@@ -313,7 +363,7 @@ fn product(weights: &impl Form, rows: usize, x: &Inputs, mut out: Output, scratc
         }
         for token in 0..x.tokens() {
             let [[a, b], [c, d]] = sums[token / TOKENS].map(|half| half[token % TOKENS]);
-            out.panel(token, panel * ROWS, rows, weights.unscale(panel, [a, b, c, d]));
+            out.panel(token, panel * ROWS, rows, weights.unscale(base + panel, [a, b, c, d]));
         }
     }
 }
@@ -376,7 +426,7 @@ mod tests {
         inputs.prepare();
         let mut out = vec![f32::NAN; x.len() / cols * panels.rows()];
         let output = Output { values: &mut out, stride: panels.rows(), column: 0 };
-        panels.multiply(&inputs, output, &mut Scratch::default());
+        panels.multiply(0..panels.rows(), &inputs, output, &mut Scratch::default());
         out
     }
 
@@ -439,6 +489,36 @@ mod tests {
                         let floor = weights.iter().fold(0.0f64, |max, w| max.max(w.abs().into())) * cols as f64 * 2f64.powi(-51);
                         prop_assert!((f64::from(got) - exact).abs() <= size / 20_000.0 + floor, "{packing:?} {got} for {exact}");
                     }
+                }
+            }
+        }
+    }
+
+    /// Panels that went to another thread and back compute the same, and some rows as they do among all.
+    #[test]
+    fn panels_move_between_threads_and_rows_stand_alone() {
+        for packing in [Packing::F16, Packing::Q8, Packing::Q4] {
+            let (rows, cols) = (7 * ROWS + 5, 96);
+            let weights: Vec<f16> = values(rows * cols, 5).into_iter().map(f16::from_f32).collect();
+            let x = values(3 * cols, 6);
+            let held = panels(&weights, cols, packing);
+            let mut words = Vec::new();
+            (0..8).for_each(|panel| held.export(panel, &mut words));
+            let mut moved = Panels::new(rows, cols, packing).unwrap();
+            moved.import(0, &words);
+            for tokens in [1, 3] {
+                let x = &x[..tokens * cols];
+                let all = multiply(&held, x, cols);
+                assert_eq!(multiply(&moved, x, cols), all);
+                let mut inputs = Inputs::new(packing != Packing::F16);
+                inputs.resize(tokens, cols).copy_from_slice(x);
+                inputs.prepare();
+                let some = 2 * ROWS..rows;
+                let mut out = vec![f32::NAN; tokens * some.len()];
+                let output = Output { values: &mut out, stride: some.len(), column: 0 };
+                moved.multiply(some.clone(), &inputs, output, &mut Scratch::default());
+                for (out, all) in out.chunks_exact(some.len()).zip(all.chunks_exact(rows)) {
+                    assert_eq!(*out, all[some.clone()]);
                 }
             }
         }

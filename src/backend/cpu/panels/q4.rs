@@ -4,16 +4,19 @@
 //! One row of x becomes integers as it does for 8-bit weights ([`super::q8`]): codes and integers make exact sums, and the minimum
 //! takes the sum of the integers. Every build gives the same bits. More rows of x meet weights that were widened to f32.
 
-use super::{Block, DEPTH, Form, Inputs, ROWS, Step, Sums, Tile, largest, put, raised, scaled, shift, undo};
+use super::{
+    Block, DEPTH, Form, Inputs, ROWS, Step, Sums, Tile, export, import, largest, put, raised, scaled, shift, undo,
+};
 use crate::backend::cpu::lanes::{Columns, Dot4, F4, I4};
 use crate::backend::cpu::math::widen;
 use crate::backend::cpu::{fill_up, reserved};
 use crate::error::Result;
 use crate::packed::{GROUP, q4};
+use bytemuck::{Pod, Zeroable};
 use std::ops::Range;
 
 /// One group of 16 rows: what belongs together lies together, so that a panel is one stream.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Group {
     /// f16: the scale in the low half, the minimum in the high one.
@@ -134,6 +137,19 @@ impl Form for Weights {
 
     fn unscale(&self, panel: usize, sums: Sums) -> Sums {
         scaled(sums, &self.factors[panel * ROWS..])
+    }
+
+    fn panel_words(&self) -> usize {
+        self.size * size_of::<Group>() / 4 + ROWS
+    }
+
+    fn export(&self, panel: usize, words: &mut Vec<u32>) {
+        export(self.panel(panel), &self.factors[panel * ROWS..], words);
+    }
+
+    fn import(&mut self, panel: usize, words: &[u32]) {
+        let held = fill_up(&mut self.groups, panel, self.size, EMPTY);
+        import(held, &mut self.factors[panel * ROWS..], words);
     }
 }
 

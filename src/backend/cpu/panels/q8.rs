@@ -5,16 +5,19 @@
 //! whatever the instructions: every build gives the same bits. More rows of x meet weights that were widened to f32, which is as
 //! fast there and needs no integers. Rows of scales are raised as those of f16 weights are.
 
-use super::{Block, DEPTH, Form, Inputs, ROWS, Step, Sums, Tile, largest, put, raised, scaled, shift, undo};
+use super::{
+    Block, DEPTH, Form, Inputs, ROWS, Step, Sums, Tile, export, import, largest, put, raised, scaled, shift, undo,
+};
 use crate::backend::cpu::lanes::{Dot, F4, I4};
 use crate::backend::cpu::math::widen;
 use crate::backend::cpu::{fill_up, reserved};
 use crate::error::Result;
 use crate::packed::{GROUP, q8};
+use bytemuck::{Pod, Zeroable};
 use std::ops::Range;
 
 /// One scale group of 16 rows: what belongs together lies together, so that a panel is one stream.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Group {
     /// f16, rows r (low half) and r + 4 (high half) of each 8.
@@ -131,6 +134,19 @@ impl Form for Weights {
 
     fn unscale(&self, panel: usize, sums: Sums) -> Sums {
         scaled(sums, &self.factors[panel * ROWS..])
+    }
+
+    fn panel_words(&self) -> usize {
+        self.size * size_of::<Group>() / 4 + ROWS
+    }
+
+    fn export(&self, panel: usize, words: &mut Vec<u32>) {
+        export(self.panel(panel), &self.factors[panel * ROWS..], words);
+    }
+
+    fn import(&mut self, panel: usize, words: &[u32]) {
+        let held = fill_up(&mut self.groups, panel, self.size, EMPTY);
+        import(held, &mut self.factors[panel * ROWS..], words);
     }
 }
 
