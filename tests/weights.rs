@@ -8,8 +8,9 @@ use mobilellm_web::engine::{self, DeviceChoice, Engine, OpenOptions};
 use mobilellm_web::error::{Error, Result};
 use mobilellm_web::text::ChatInput;
 use mobilellm_web::weights::convert;
+use mobilellm_web::weights::formats::gguf;
 use mobilellm_web::weights::source::{DirSource, NativeHost, NoStore};
-use mobilellm_web::weights::{Checkpoint, Options, TensorInfo, TensorSink};
+use mobilellm_web::weights::{Checkpoint, Dtype, Options, TensorInfo, TensorSink};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -145,7 +146,9 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 fn conversion() {
     let temporary = Temporary::new("conversion");
     let to = |name: &str| temporary.0.join(name);
-    let convert = |from: &str, name: &str| convert::convert(Path::new(&fixture(from)), &to(name), 20_000, &|_, _| {});
+    let convert = |from: &str, name: &str| {
+        convert::convert(Path::new(&fixture(from)), &to(name), Precision::F16, 20_000, &|_, _| {})
+    };
     for (from, like) in [
         ("torch-f16", "transformers-f16"),
         ("transformers-f16", "transformers-f16"),
@@ -182,7 +185,7 @@ fn conversion() {
 fn verification_finds_a_single_flipped_bit() {
     let temporary = Temporary::new("verification");
     let folder = temporary.0.join("model");
-    convert::convert(Path::new(&fixture("torch-f16")), &folder, 20_000, &|_, _| {}).unwrap();
+    convert::convert(Path::new(&fixture("torch-f16")), &folder, Precision::F16, 20_000, &|_, _| {}).unwrap();
     for (name, bytes) in files(&folder) {
         let path = folder.join(&name);
         let mut damaged = bytes.clone();
@@ -253,7 +256,7 @@ fn lying_indexes() {
 fn lying_manifests() {
     let temporary = Temporary::new("manifests");
     let folder = temporary.0.join("model");
-    convert::convert(Path::new(&fixture("torch-f16")), &folder, 20_000, &|_, _| {}).unwrap();
+    convert::convert(Path::new(&fixture("torch-f16")), &folder, Precision::F16, 20_000, &|_, _| {}).unwrap();
     let path = folder.join("manifest.json");
     let good: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     let with = |pointer: &str, value: serde_json::Value| {
@@ -335,5 +338,59 @@ fn gguf_models_say_what_the_reference_says() {
             }
             assert_eq!(json!(greedy), case["greedy"], "{name}");
         }
+    }
+}
+
+/// A folder of fewer bits holds what its source holds so already, and reads the same by manifest and by its shards' own headers.
+#[test]
+fn converted_folders_of_eight_and_four_bits() {
+    let temporary = Temporary::new("fewer-bits");
+    let to = |name: &str| temporary.0.join(name);
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/gguf/narrow-q4_k_m.gguf");
+    let load = |path: &Path| load_dir(path.to_str().unwrap(), "").unwrap();
+    let mut bytes = Vec::new();
+    for (precision, tables, blocks) in [
+        (Precision::F16, Dtype::F16, Dtype::F16),
+        (Precision::Q8, Dtype::Q8_0, Dtype::Q8_0),
+        (Precision::Q4, Dtype::Q8_0, Dtype::Q4_1),
+    ] {
+        let folder = to(&format!("{precision:?}"));
+        let plan = convert::convert(Path::new(source), &folder, precision, 1 << 20, &|_, _| {}).unwrap();
+        bytes.push(plan.tensors.iter().map(|t| t.info.bytes()).sum::<u64>());
+        let tensors = load(&folder);
+        assert_eq!(tensors["model.embed_tokens.weight"].0.dtype, tables);
+        assert_eq!(tensors["model.layers.0.mlp.up_proj.weight"].0.dtype, blocks);
+        assert_eq!(tensors["model.norm.weight"].0.dtype, Dtype::F16);
+        // Without the manifest the shard says it itself.
+        fs::remove_file(folder.join("manifest.json")).unwrap();
+        assert_eq!(load(&folder), tensors);
+        let original = load(Path::new(source));
+        let (table, rows) = &tensors["model.embed_tokens.weight"];
+        if table.dtype == Dtype::Q8_0 {
+            assert!(*rows == original["model.embed_tokens.weight"].1, "blocks of 8 bits are copied");
+        }
+    }
+    assert!(bytes[1] * 18 < bytes[0] * 10 && bytes[2] * 10 < bytes[1] * 8, "{bytes:?}");
+}
+
+/// What is written as GGUF and read again has the same weights, in the same order, and the same tokenizer.
+#[test]
+fn gguf_files_survive_a_round_trip() {
+    let temporary = Temporary::new("round-trip");
+    let to = |name: &str| temporary.0.join(name);
+    for (name, tokenizer) in [("narrow-q4_k_m", "tokenizer.json"), ("split-00001-of-00003", "tokenizer.model")] {
+        let source = format!("{}/tests/fixtures/gguf/{name}.gguf", env!("CARGO_MANIFEST_DIR"));
+        let folder = |from: &Path, name: &str| {
+            convert::convert(from, &to(name), Precision::F16, 1 << 20, &|_, _| {}).unwrap();
+            (load_dir(to(name).to_str().unwrap(), "").unwrap(), fs::read(to(name).join(tokenizer)).unwrap())
+        };
+        let (first, second) = (format!("{name}-1"), format!("{name}-2"));
+        let once = folder(Path::new(&source), &first);
+        let file = to(&format!("{name}.gguf"));
+        gguf::write::write(&to(&first), &file, Dtype::F16, &|_, _| {}).unwrap();
+        let twice = folder(&file, &second);
+        assert!(once == twice, "{name}");
+        let again = gguf::write::write(&to(&first), &file, Dtype::F16, &|_, _| {});
+        assert!(matches!(again, Err(Error::Io { .. })), "{again:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Any checkpoint -> FP16 shards in Hugging Face's sharded layout, a manifest with every hash, and the files beside them.
+//! Any checkpoint -> shards of f16 or of fewer bits in Hugging Face's sharded layout, a manifest with every hash, and the files beside them.
 //!
 //! ```text
 //! plan of SRC -> tensors in order, packed into shards -> f16 -> temporary folder -> verified -> renamed to DST
@@ -8,12 +8,13 @@
 
 use super::digest::Digest;
 use super::file::{FileMeta, PIECE};
-use super::formats::gguf;
+use super::formats::gguf::{self, blocks};
 use super::plan::{MANIFEST, Plan, TensorPlan};
 use super::source::{DirSource, Source};
 use super::{Dtype, TensorInfo};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::packed::{Packing, Precision, q4, q8, repack};
 use half::f16;
 use serde_json::{Value, json};
 use sha2::Digest as _;
@@ -47,13 +48,20 @@ const MAX_SMALL: u64 = 64 << 20;
 const HEAD: &str = "lm_head.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
-/// Converts the checkpoint in folder `from` into the new folder `to`. `progress` hears (bytes done, bytes in all) of the
+/// Converts the checkpoint at `from` (a folder, or a GGUF) into the new folder `to`, its weights held as `precision` says:
+/// what is held so already is copied. `progress` hears (bytes done, bytes in all) of the
 /// tensors as they are written. Returns the manifest's plan.
 ///
 /// # Errors
 /// Whatever is wrong with the source; [`Error::Tensor`] for a value that f16 cannot hold; [`Error::Io`] if `to` exists
 /// or cannot be written. Then nothing is left behind.
-pub fn convert(from: &Path, to: &Path, shard_size: u64, progress: &dyn Fn(u64, u64)) -> Result<Plan> {
+pub fn convert(
+    from: &Path,
+    to: &Path,
+    precision: Precision,
+    shard_size: u64,
+    progress: &dyn Fn(u64, u64),
+) -> Result<Plan> {
     if to.exists() {
         return Err(io_error(to, "exists already"));
     }
@@ -62,7 +70,7 @@ pub fn convert(from: &Path, to: &Path, shard_size: u64, progress: &dyn Fn(u64, u
     let small = |name: &str| small_file(&source, keys.as_ref(), name);
     let config_text = required_text(&source, keys.as_ref(), "config.json")?;
     let config = Config::parse(&config_text)?;
-    let tensors = output_tensors(&plan, config.tied);
+    let tensors = output_tensors(&plan, config.tied, precision);
     let shards = pack(&tensors, shard_size);
 
     let folder = Partial::new(to)?;
@@ -84,7 +92,7 @@ pub fn convert(from: &Path, to: &Path, shard_size: u64, progress: &dyn Fn(u64, u
             written.tensors.push(TensorPlan { info: info.clone(), file: number, start });
             weight_map.insert(info.name.clone(), name.clone().into());
             start += info.bytes();
-            copy_tensor(&source, &plan, &plan.tensors[tensor], config.head_dim, |bytes| {
+            copy_tensor(&source, &plan, &plan.tensors[tensor], packing(info.dtype), config.head_dim, |bytes| {
                 file.write(bytes)?;
                 done += bytes.len() as u64;
                 progress(done, total);
@@ -179,8 +187,18 @@ fn output_tensors(plan: &Plan, tied: bool) -> Vec<(usize, TensorInfo)> {
         .enumerate()
         .filter(|(_, t)| !(t.info.name.ends_with("rotary_emb.inv_freq") || tied && both && t.info.name == HEAD));
     kept.map(|(number, t)| {
-        let name = if tied && t.info.name == HEAD { EMBEDDING } else { &t.info.name };
-        (number, TensorInfo { name: name.into(), dtype: Dtype::F16, rope_pairs: false, ..t.info.clone() })
+        let name = if tied && t.info.name == HEAD { EMBEDDING } else { t.info.name.as_str() };
+        let held = match name {
+            _ if t.info.shape.len() < 2 => Packing::F16,
+            EMBEDDING | HEAD => precision.of_tables(),
+            _ => precision.of_blocks(),
+        };
+        let dtype = match held {
+            Packing::F16 => Dtype::F16,
+            Packing::Q8 => Dtype::Q8_0,
+            Packing::Q4 => Dtype::Q4_1,
+        };
+        (number, TensorInfo { name: name.into(), dtype, rope_pairs: false, ..t.info.clone() })
     })
     .collect()
 }
@@ -204,13 +222,23 @@ fn pack(tensors: &[(usize, TensorInfo)], shard_size: u64) -> Vec<&[(usize, Tenso
 /// JSON header of a shard, padded to a multiple of 8 bytes as the format's own writer does.
 fn header(shard: &[(usize, TensorInfo)]) -> Vec<u8> {
     let mut entries = serde_json::Map::new();
-    entries.insert("__metadata__".into(), json!({"format": "pt"}));
+    let mut metadata = serde_json::Map::from_iter([("format".to_owned(), "pt".into())]);
     let mut at = 0;
     for (_, info) in shard {
         let end = at + info.bytes();
-        entries.insert(info.name.clone(), json!({"dtype": "F16", "shape": info.shape, "data_offsets": [at, end]}));
+        let offsets = [at, end];
+        let entry = match info.dtype {
+            Dtype::F16 => json!({"dtype": "F16", "shape": info.shape, "data_offsets": offsets}),
+            // As `safetensors::packed` reads it.
+            packed => {
+                metadata.insert(info.name.clone(), json!(packed));
+                json!({"dtype": "U8", "shape": [info.shape[0], info.row_bytes()], "data_offsets": offsets})
+            }
+        };
+        entries.insert(info.name.clone(), entry);
         at = end;
     }
+    entries.insert("__metadata__".into(), metadata.into());
     let mut header = Value::Object(entries).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
     header
@@ -247,22 +275,56 @@ pub(super) fn read_rows(
     Ok(())
 }
 
-/// Reads a tensor in parts and hands them on as f16, rows of q and k in two halves.
+/// What the rows of a written tensor are.
+fn packing(dtype: Dtype) -> Packing {
+    match dtype {
+        Dtype::Q8_0 => Packing::Q8,
+        Dtype::Q4_1 => Packing::Q4,
+        _ => Packing::F16,
+    }
+}
+
+/// Reads a tensor in parts and hands them on packed, rows of q and k in two halves.
 fn copy_tensor(
     source: &DirSource,
     plan: &Plan,
     tensor: &TensorPlan,
+    held: Packing,
     head_dim: usize,
     mut write: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
     let info = &tensor.info;
     let unit = if info.rope_pairs { head_dim } else { 1 };
     read_rows(source, plan, tensor, unit, |bytes| {
-        let halves = to_f16(info, bytes)?;
+        let rows = packed_rows(info, held, bytes)?;
         match info.rope_pairs {
-            true => write(&gguf::half_split(&halves, 2 * info.shape.last().copied().unwrap_or(1), head_dim)),
-            false => write(&halves),
+            true => {
+                let row_bytes = held.row_bytes(info.shape.last().copied().unwrap_or(1));
+                write(&gguf::half_split(&rows, row_bytes, head_dim))
+            }
+            false => write(&rows),
         }
+    })
+}
+
+/// Whole rows as `held`; fitted to the values that the source gives, not to these rounded to f16.
+fn packed_rows(info: &TensorInfo, held: Packing, bytes: Vec<u8>) -> Result<Vec<u8>> {
+    if let Some((packing, rows)) = blocks::packed(info.dtype, held, &bytes) {
+        let packed = repack(packing, held, &rows).map_err(|problem| Error::tensor(&info.name, problem))?;
+        return Ok(packed.into_owned());
+    }
+    if held == Packing::F16 {
+        return to_f16(info, bytes);
+    }
+    let mut values = Vec::new();
+    info.dtype.to_f32(&bytes, &mut values);
+    if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+        return Err(Error::tensor(&info.name, format!("holds {value}")));
+    }
+    let groups = values.as_chunks().0.iter();
+    Ok(match held {
+        Packing::Q8 => groups.flat_map(|group| q8::Group::fit(group).to_bytes()).collect(),
+        _ => groups.flat_map(|group| q4::Group::fit(group).to_bytes()).collect(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! `convert` and `verify`, with a progress bar.
 
 use indicatif::{ProgressBar, ProgressStyle};
+use mobilellm_web::backend::Precision;
 use mobilellm_web::error::{Error, Result};
 use mobilellm_web::weights::Dtype;
 use mobilellm_web::weights::convert;
@@ -22,12 +23,14 @@ pub struct Convert {
     shard_size: u64,
 }
 
-/// In a folder f16; in a GGUF all of them.
+/// A folder takes f16, q8 and q4; a GGUF those of its own.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 #[value(rename_all = "snake_case")]
 enum Type {
-    F32,
     F16,
+    Q8,
+    Q4,
+    F32,
     Bf16,
     #[value(name = "q8_0")]
     Q8_0,
@@ -42,8 +45,22 @@ enum Type {
 }
 
 impl Type {
-    fn gguf(self) -> Dtype {
+    /// Of a folder.
+    fn precision(self) -> Result<Precision> {
         match self {
+            Type::F16 => Ok(Precision::F16),
+            Type::Q8 => Ok(Precision::Q8),
+            Type::Q4 => Ok(Precision::Q4),
+            _ => Err(wrong("a folder takes f16, q8 or q4; the other types are a GGUF's")),
+        }
+    }
+
+    /// Of a GGUF.
+    fn gguf(self) -> Result<Dtype> {
+        Ok(match self {
+            Type::Q8 | Type::Q4 => {
+                return Err(wrong("q8 and q4 are a folder's; a GGUF takes q8_0, q4_0, q4_1 and others"));
+            }
             Type::F32 => Dtype::F32,
             Type::F16 => Dtype::F16,
             Type::Bf16 => Dtype::Bf16,
@@ -52,8 +69,12 @@ impl Type {
             Type::Q4_1 => Dtype::Q4_1,
             Type::Q5_0 => Dtype::Q5_0,
             Type::Q5_1 => Dtype::Q5_1,
-        }
+        })
     }
+}
+
+fn wrong(problem: &str) -> Error {
+    Error::InvalidOption { name: "dtype".into(), problem: problem.into() }
 }
 
 #[derive(clap::Args)]
@@ -69,16 +90,13 @@ pub fn convert(arguments: &Convert) -> Result<()> {
         bar.set_position(done);
     };
     if arguments.to.extension().is_some_and(|extension| extension == "gguf") {
-        let tensors = gguf::write::write(&arguments.from, &arguments.to, arguments.dtype.gguf(), &progress)?;
+        let tensors = gguf::write::write(&arguments.from, &arguments.to, arguments.dtype.gguf()?, &progress)?;
         bar.finish_and_clear();
         println!("wrote {}: {tensors} tensors", arguments.to.display());
         return Ok(());
     }
-    if arguments.dtype != Type::F16 {
-        let problem = "a folder is written in f16; the other types are GGUF's".into();
-        return Err(Error::InvalidOption { name: "dtype".into(), problem });
-    }
-    let plan = convert::convert(&arguments.from, &arguments.to, arguments.shard_size, &progress)?;
+    let precision = arguments.dtype.precision()?;
+    let plan = convert::convert(&arguments.from, &arguments.to, precision, arguments.shard_size, &progress)?;
     bar.finish_and_clear();
     report("wrote and verified", &arguments.to, &plan)
 }

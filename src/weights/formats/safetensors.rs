@@ -53,18 +53,23 @@ pub fn parse_header(file: &str, header: &[u8]) -> Result<(Vec<(TensorInfo, u64)>
     if header.first() != Some(&b'{') {
         return refuse("header does not start with {".into());
     }
-    let entries = match serde_json::from_slice::<Entries>(header) {
-        Ok(Entries(entries)) => entries,
+    let Entries { entries, metadata } = match serde_json::from_slice::<Entries>(header) {
+        Ok(found) => found,
         Err(e) => return refuse(format!("header: {e}")),
     };
     let data = 8 + header.len() as u64;
     let mut tensors = Vec::with_capacity(entries.len());
-    for (name, Entry { dtype, shape, data_offsets: [start, end] }) in entries {
-        let dtype = match dtype.as_str() {
-            "F16" => Dtype::F16,
-            "BF16" => Dtype::Bf16,
-            "F32" => Dtype::F32,
-            other => return refuse(format!("tensor {name}: dtype {other} is not one of F16, BF16, F32")),
+    for (name, Entry { dtype, mut shape, data_offsets: [start, end] }) in entries {
+        let packed = metadata.get(&name).filter(|_| dtype == "U8").and_then(|kind| packed(kind, &shape));
+        let dtype = match (dtype.as_str(), packed) {
+            (_, Some((dtype, unpacked))) => {
+                shape = unpacked;
+                dtype
+            }
+            ("F16", _) => Dtype::F16,
+            ("BF16", _) => Dtype::Bf16,
+            ("F32", _) => Dtype::F32,
+            (other, _) => return refuse(format!("tensor {name}: dtype {other} is not one of F16, BF16, F32")),
         };
         let Some(info) = TensorInfo::checked(name.clone(), dtype, &shape) else {
             return refuse(format!("tensor {name}: shape {shape:?} overflows"));
@@ -99,6 +104,17 @@ pub fn parse_header(file: &str, header: &[u8]) -> Result<(Vec<(TensorInfo, u64)>
     Ok((tensors, data + covered))
 }
 
+/// A matrix in blocks, as `mobilellm convert` writes it: its rows are bytes, and the metadata has the blocks' type under its name.
+fn packed(kind: &str, shape: &[u64]) -> Option<(Dtype, Vec<u64>)> {
+    let dtype = match kind {
+        "Q8_0" => Dtype::Q8_0,
+        "Q4_1" => Dtype::Q4_1,
+        _ => return None,
+    };
+    let (&[rows, row], (block, bytes)) = (shape, dtype.block()) else { return None };
+    row.is_multiple_of(bytes).then(|| (dtype, vec![rows, row / bytes * block]))
+}
+
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -108,7 +124,10 @@ struct Entry {
 }
 
 /// The header's entries; unlike a map it notices a name that is given twice.
-struct Entries(Vec<(String, Entry)>);
+struct Entries {
+    entries: Vec<(String, Entry)>,
+    metadata: BTreeMap<String, String>,
+}
 
 impl<'de> serde::Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -122,20 +141,19 @@ impl<'de> serde::Deserialize<'de> for Entries {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries, A::Error> {
                 let mut seen = HashSet::new();
-                let mut entries = Vec::new();
+                let (mut entries, mut metadata) = (Vec::new(), BTreeMap::new());
                 while let Some(name) = map.next_key::<String>()? {
                     if !seen.insert(name.clone()) {
                         return Err(A::Error::custom(format!("tensor {name} is given twice")));
                     }
                     if name == "__metadata__" {
-                        map.next_value::<BTreeMap<String, String>>()
-                            .map_err(|e| A::Error::custom(format!("__metadata__: {e}")))?;
+                        metadata = map.next_value().map_err(|e| A::Error::custom(format!("__metadata__: {e}")))?;
                     } else {
                         let entry = map.next_value().map_err(|e| A::Error::custom(format!("tensor {name}: {e}")))?;
                         entries.push((name, entry));
                     }
                 }
-                Ok(Entries(entries))
+                Ok(Entries { entries, metadata })
             }
         }
         deserializer.deserialize_map(Names)
