@@ -61,7 +61,7 @@ export type Device = "webgpu" | "cpu";
 export type DeviceChoice = "auto" | "webgpu" | "cpu";
 
 /** How weights are held in memory; the download is the same. */
-export type Dtype = "f16" | "q8";
+export type Dtype = "f16" | "q8" | "q4";
 
 /** What the engine throws. */
 export type EngineError = { code: ErrorCode, message: string, remedy: string, };
@@ -95,7 +95,7 @@ storedBlocks: number,
 /** Layers a token passes through: more than `storedBlocks` where layers are shared. */
 executedLayers: number, hiddenSize: number, vocabSize: number,
 /** Tokens of KV cache. */
-contextLength: number, device: Device,
+contextLength: number, device: Device, dtype: Dtype,
 /** Name of the GPU adapter, as far as the browser tells. */
 adapter?: string,
 /** What the chosen tier uses, such as `shader-f16`, `subgroups`, `simd128`, `relaxed-simd`. */
@@ -114,7 +114,9 @@ fallbacks: Array<string>,
 selfCheckMs: number | null, };
 
 /** What a load is told besides, in the same object as its `SourceRequest`. */
-export type EngineRequest = { device: DeviceChoice, dtype: Dtype,
+export type EngineRequest = { device: DeviceChoice,
+/** Null: the nearest that loses nothing. */
+dtype: Dtype | null,
 /** Tokens of KV cache; null: the smaller of the model's limit and 2048. */
 contextLength: number | null, verify: Verify, selfCheck: boolean,
 /** Milliseconds; null: the default. */
@@ -125,7 +127,9 @@ threads: number | null, cache: Cache,
 environment: string, };
 
 /** What an estimate is told besides, in the same object as its `SourceRequest`. */
-export type EstimateRequest = { dtype: Dtype,
+export type EstimateRequest = {
+/** Null: as for a load. */
+dtype: Dtype | null,
 /** Tokens of KV cache; null: as for a load. */
 contextLength: number | null, };
 

@@ -41,7 +41,7 @@ const source: Schema<SourceOptions> = {
   cache: oneOf('indexeddb', 'none'),
   signal,
 };
-const dtype = oneOf('f16', 'q8');
+const dtype = oneOf('f16', 'q8', 'q4');
 const estimate: Schema<EstimateOptions> = { ...source, contextLength: integer(1), dtype };
 const load: Schema<LoadOptions> = {
   ...estimate,
@@ -175,7 +175,7 @@ export const checkEstimate = (options: unknown) => reading('estimate', () => {
   return {
     signal: o.signal,
     assets: assetOptions(o),
-    request: { ...sourceRequest(o), contextLength: o.contextLength ?? null, dtype: o.dtype ?? ('f16' as const) },
+    request: { ...sourceRequest(o), contextLength: o.contextLength ?? null, dtype: o.dtype ?? null },
   };
 });
 
@@ -184,7 +184,7 @@ export const checkLoad = (options: unknown) => reading('load', () => {
   const request: Omit<LoadRequest, 'source'> = {
     ...sourceRequest(o),
     device: o.device ?? 'auto',
-    dtype: o.dtype ?? 'f16',
+    dtype: o.dtype ?? null,
     contextLength: o.contextLength ?? null,
     threads: o.threads ?? null,
     verify: o.verify ?? 'always',

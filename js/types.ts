@@ -49,7 +49,7 @@ export interface SourceOptions extends AssetOptions {
 export interface LoadOptions extends SourceOptions {
   /** Default `auto`: the best tier that passes its self-check; {@link Info.reason} says why. */
   device?: DeviceChoice;
-  /** Default `f16`. */
+  /** Default: the nearest that loses nothing, `f16` for what is published in 16 bits or more; a GGUF of 4 or 8 bits stays at these where that is exact. */
   dtype?: Dtype;
   /** Tokens of KV cache. Default: the smaller of the model's limit and 2048. */
   contextLength?: number;
@@ -90,7 +90,7 @@ export interface LoadOptions extends SourceOptions {
 export interface EstimateOptions extends SourceOptions {
   /** Tokens of KV cache. Default as for {@link MobileLLM.load}. */
   contextLength?: number;
-  /** Default `f16`. */
+  /** Default as for {@link MobileLLM.load}. */
   dtype?: Dtype;
 }
 
@@ -110,7 +110,6 @@ export interface Info extends Omit<EngineInfo, 'model' | 'fallbacks' | 'selfChec
   /** Name of the model: hub id or last part of the folder's address. */
   model: string;
   device: Device;
-  dtype: Dtype;
   /** CPU threads that compute now; changes with the event `threads`. */
   threads: number;
   /** Milliseconds: from the call until ready, the part of it that came after the last byte, and of that the GPU's self-check, if it ran. */

@@ -374,7 +374,6 @@ const handlers: Handlers = {
       return {
         ...info,
         reason: [chosen.reason ?? info.reason, working > 0 && (why || reason)].filter(Boolean).join('; '),
-        dtype: request.dtype,
         threads: working,
         model: modelName(request),
         timings: { loadMs: now - started, initMs: now - meter.lastByte, ...(selfCheckMs === null ? {} : { selfCheckMs }) },

@@ -53,7 +53,8 @@ pub struct SourceRequest {
 #[serde(rename_all = "camelCase")]
 pub struct EngineRequest {
     pub device: DeviceChoice,
-    pub dtype: Precision,
+    /// Null: the nearest that loses nothing.
+    pub dtype: Option<Precision>,
     /// Tokens of KV cache; null: the smaller of the model's limit and 2048.
     pub context_length: Option<usize>,
     pub verify: Verify,
@@ -72,7 +73,8 @@ pub struct EngineRequest {
 #[cfg_attr(test, derive(ts_rs::TS))]
 #[serde(rename_all = "camelCase")]
 pub struct EstimateRequest {
-    pub dtype: Precision,
+    /// Null: as for a load.
+    pub dtype: Option<Precision>,
     /// Tokens of KV cache; null: as for a load.
     pub context_length: Option<usize>,
 }

@@ -16,7 +16,9 @@ use crate::error::{Error, Result};
 use crate::model::{Loader, Model};
 use crate::session::{FinishReason, GenerateOptions, Generation, Session, Step};
 use crate::text::{Decoder, StopStrings, TextFiles, TextModel};
+use crate::weights::TensorInfo;
 use crate::weights::checkpoint::{Checkpoint, Report};
+use crate::weights::formats::gguf::blocks;
 use crate::weights::progress::Phase;
 use crate::weights::source::{Host, Source, Store};
 use futures_util::future::try_join4;
@@ -561,7 +563,7 @@ pub struct OpenOptions {
     pub device: DeviceChoice,
     /// Tokens of KV cache of each session; `None`: the smaller of the model's and 2048.
     pub context_length: Option<usize>,
-    /// How the GPU holds weights; the CPU backend is made by the caller.
+    /// How weights are held: [`nearest_precision`], or what was asked for. The caller makes the CPU backend with the same.
     pub precision: Precision,
     pub self_check: SelfCheck,
     /// GPU time that a submission may take, in milliseconds; `None`: [`crate::backend::gpu::BUDGET_MS`].
@@ -610,6 +612,7 @@ pub struct Info {
     /// Tokens of KV cache.
     pub context_length: usize,
     pub device: DeviceKind,
+    pub dtype: Precision,
     /// Name of the GPU adapter, as far as the browser tells.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, ts(optional))]
@@ -697,6 +700,7 @@ impl Engine {
             hidden_size: config.hidden_size,
             vocab_size: config.vocab_size,
             context_length,
+            dtype: options.precision,
             device: DeviceKind::Cpu,
             adapter: None,
             features: Vec::new(),
@@ -883,6 +887,24 @@ pub async fn config<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::By
     let file = checkpoint.file("config.json").await?;
     let file = file.ok_or_else(|| checkpoint.source().missing("config.json", &["config.json"]))?;
     Config::parse(&String::from_utf8(file).map_err(|_| Error::checkpoint("config.json", "not UTF-8"))?)
+}
+
+/// The precision of the fewest bits that holds every weight of a checkpoint as it is. Published in 16 bits or more: f16.
+pub fn nearest_precision<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>>(
+    checkpoint: &Checkpoint<H, S, T>,
+) -> Precision {
+    nearest(&checkpoint.plan().infos())
+}
+
+fn nearest(tensors: &[TensorInfo]) -> Precision {
+    let holds = |precision: Precision| {
+        tensors.iter().filter(|tensor| tensor.shape.len() > 1).all(|tensor| match tensor.name.as_str() {
+            // 8 bits lose nothing that shows of a table of fewer (docs/quantisation.md).
+            "model.embed_tokens.weight" | "lm_head.weight" => tensor.dtype.block().0 > 1,
+            _ => blocks::holds(precision.of_blocks(), tensor.dtype),
+        })
+    };
+    [Precision::Q4, Precision::Q8].into_iter().find(|precision| holds(*precision)).unwrap_or(Precision::F16)
 }
 
 /// The licence that a model card names: `license` of its YAML front matter, or `license_name` where that is `other`.

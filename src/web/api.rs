@@ -193,7 +193,7 @@ pub async fn estimate(
     let remote = checkpoint.source().remote(); // else nothing is fetched or stored
     // Keys and values: on the GPU f32 and f16; on the CPU f32, beside weights in groups f16.
     let cached = context * (config.order().len() * config.kv_width()) as u64;
-    let precision = request.dtype;
+    let precision = request.dtype.unwrap_or_else(|| engine::nearest_precision(&checkpoint));
     let tables = (config.vocab_size * config.hidden_size * if config.tied { 1 } else { 2 }) as u64;
     let bytes = |weights: u64, packing: Packing| weights / GROUP as u64 * packing.row_bytes(GROUP) as u64;
     let held = bytes(tables, precision.of_tables()) + bytes(config.parameters() - tables, precision.of_blocks());
@@ -268,8 +268,9 @@ impl Engine {
         #[wasm_bindgen(unchecked_optional_param_type = "PieceReader")] reader: Option<PieceReader>,
     ) -> Js<Engine> {
         let source = Asked::new(&request)?;
-        let options: EngineRequest = from_js(request)?;
+        let mut options: EngineRequest = from_js(request)?;
         let checkpoint = source.checkpoint(options.verify, reader, teller(&on_event)).await?;
+        options.dtype.get_or_insert_with(|| engine::nearest_precision(&checkpoint));
         let (inner, info) =
             engine::Engine::open(&checkpoint, &options.open(), options.cpu(start_threads.as_ref())).await?;
         let _in_use = checkpoint.into_lease();
@@ -436,7 +437,7 @@ impl EngineRequest {
         OpenOptions {
             device: self.device,
             context_length: self.context_length,
-            precision: self.dtype,
+            precision: self.dtype.unwrap_or_default(),
             self_check,
             gpu_budget_ms: self.gpu_budget_ms,
             ..OpenOptions::default()
@@ -444,7 +445,7 @@ impl EngineRequest {
     }
 
     fn cpu(&self, start: Option<&Function>) -> impl AsyncFnOnce(&Config) -> Result<Cpu> {
-        let precision = self.dtype;
+        let precision = self.dtype.unwrap_or_default();
         let chosen = self.threads.is_some();
         async move |config: &Config| exchange::cpu(config, precision, start, chosen).await
     }

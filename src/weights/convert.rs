@@ -177,9 +177,9 @@ fn compare(expected: &FileMeta, got: &FileMeta) -> Result<()> {
     }
 }
 
-/// The tensors to write, by number in `plan`, as f16. Of a shared matrix one copy, under the embedding's name: under
+/// The tensors to write, by number in `plan`, in their new types. Of a shared matrix one copy, under the embedding's name: under
 /// `lm_head.weight` alone transformers takes it for the head and leaves the embedding random.
-fn output_tensors(plan: &Plan, tied: bool) -> Vec<(usize, TensorInfo)> {
+fn output_tensors(plan: &Plan, tied: bool, precision: Precision) -> Vec<(usize, TensorInfo)> {
     let both = plan.tensors.iter().any(|t| t.info.name == EMBEDDING);
     let kept = plan
         .tensors

@@ -18,7 +18,7 @@ const GREEDY: usize = 64;
 pub struct Compare {
     /// JSON with `perplexity.text` and `prompts` of `prompt` or `messages`.
     reference: PathBuf,
-    /// Folders or GGUF files, each with @f16 or @q8 behind it for how weights are held; the first is what the others are compared with.
+    /// Folders or GGUF files, each with @f16, @q8 or @q4 behind it for how weights are held; the first is what the others are compared with.
     #[arg(required = true)]
     models: Vec<String>,
     /// CPU threads.
@@ -90,9 +90,10 @@ fn divergence(a: &[f32], b: &[f32]) -> f64 {
 fn listen(model: &str, reference: &Value, threads: usize) -> Result<Said> {
     let (path, precision) = match model.rsplit_once('@') {
         Some((path, "q8")) => (path, Precision::Q8),
+        Some((path, "q4")) => (path, Precision::Q4),
         Some((path, "f16")) => (path, Precision::F16),
         Some((_, other)) => {
-            let problem = format!("@{other} is neither @f16 nor @q8");
+            let problem = format!("@{other} is none of @f16, @q8 and @q4");
             return Err(Error::InvalidOption { name: "models".into(), problem });
         }
         None => (model, Precision::F16),

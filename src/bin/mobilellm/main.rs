@@ -6,7 +6,7 @@ mod convert;
 use clap::{Parser, Subcommand, ValueEnum};
 use mobilellm_web::backend::Precision;
 use mobilellm_web::backend::cpu::Cpu;
-use mobilellm_web::engine::{DeviceChoice, Engine, Event, OpenOptions, Options};
+use mobilellm_web::engine::{DeviceChoice, Engine, Event, OpenOptions, Options, nearest_precision};
 use mobilellm_web::error::{Error, Result};
 use mobilellm_web::synthetic;
 use mobilellm_web::text::ChatInput;
@@ -49,9 +49,9 @@ struct Run {
     chat: bool,
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     device: Device,
-    /// How weights are held in memory.
-    #[arg(long, value_enum, default_value_t = Dtype::F16)]
-    dtype: Dtype,
+    /// How weights are held in memory; default: in the fewest bits that lose nothing.
+    #[arg(long, value_enum)]
+    dtype: Option<Dtype>,
     /// CPU threads.
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -129,9 +129,10 @@ async fn answer(run: &Run) -> Result<()> {
         Device::Cpu => DeviceChoice::Cpu,
     };
     let precision = match run.dtype {
-        Dtype::F16 => Precision::F16,
-        Dtype::Q8 => Precision::Q8,
-        Dtype::Q4 => Precision::Q4,
+        Some(Dtype::F16) => Precision::F16,
+        Some(Dtype::Q8) => Precision::Q8,
+        Some(Dtype::Q4) => Precision::Q4,
+        None => nearest_precision(&checkpoint),
     };
     let options = OpenOptions { device, precision, context_length: run.context_length, ..OpenOptions::default() };
     let started = Instant::now();

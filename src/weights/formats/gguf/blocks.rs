@@ -130,6 +130,15 @@ pub fn q6_k(bytes: &[u8], out: &mut Vec<f32>) {
     });
 }
 
+/// Whether a matrix held so stands for the very values of a type, but that a scale of Q4_K, a product, is rounded to f16.
+pub fn holds(held: Packing, dtype: Dtype) -> bool {
+    match held {
+        Packing::F16 => true,
+        Packing::Q8 => matches!(dtype, Dtype::Q8_0 | Dtype::Q4_0 | Dtype::Q5_0 | Dtype::Iq4Nl),
+        Packing::Q4 => matches!(dtype, Dtype::Q4_0 | Dtype::Q4_1 | Dtype::Q4K),
+    }
+}
+
 /// Whole rows as a matrix that is held in `held` takes them best, where a block is a group of [`crate::packed`] under another
 /// name: nothing is rounded then. `None` for other types.
 pub fn packed(dtype: Dtype, held: Packing, rows: &[u8]) -> Option<(Packing, Vec<u8>)> {
@@ -166,6 +175,27 @@ pub fn packed(dtype: Dtype, held: Packing, rows: &[u8]) -> Option<(Packing, Vec<
                 group(&b[..2], std::array::from_fn(code))
             };
             (Packing::Q8, rows.as_chunks().0.iter().flat_map(eight).collect())
+        }
+        (Dtype::Iq4Nl, Packing::Q8) => {
+            let code = |b: &[u8; 18], i: usize| IQ4_NL[usize::from(b[2 + i % 16] >> (i / 16 * 4) & 15)];
+            let eight = |b: &[u8; 18]| group(&b[..2], std::array::from_fn(|i| code(b, i)));
+            (Packing::Q8, rows.as_chunks().0.iter().flat_map(eight).collect())
+        }
+        (Dtype::Q4K, Packing::Q4) => {
+            let eight = |b: &[u8; 144]| -> Option<Vec<u8>> {
+                let mut groups = Vec::with_capacity(LARGE / SMALL * q4::BYTES);
+                for group in 0..LARGE / SMALL {
+                    let (scale, min) = scale_min(&b[4..16], group);
+                    let scale = f16::from_f32(half(b, 0) * f32::from(scale));
+                    let minimum = f16::from_f32(-half(b, 2) * f32::from(min));
+                    (scale.is_finite() && minimum.is_finite()).then_some(())?;
+                    let codes = &b[16 + group / 2 * SMALL..][..SMALL];
+                    let q = std::array::from_fn(|i| codes[i] >> (group % 2 * 4) & 15);
+                    groups.extend(q4::Group { scale, minimum, q }.to_bytes());
+                }
+                Some(groups)
+            };
+            (Packing::Q4, rows.as_chunks().0.iter().map(eight).collect::<Option<Vec<_>>>()?.concat())
         }
         _ => return None,
     })
@@ -253,6 +283,7 @@ mod packed_tests {
             (Dtype::Q4_0, Packing::Q4, 18),
             (Dtype::Q4_0, Packing::Q8, 18),
             (Dtype::Q5_0, Packing::Q8, 22),
+            (Dtype::Iq4Nl, Packing::Q8, 18),
         ] {
             let mut rows = Vec::new();
             for _ in 0..50 {
@@ -269,6 +300,28 @@ mod packed_tests {
             dtype.to_f32(&rows, &mut values);
             let same = values.iter().zip(unpack(packing, &packed)).all(|(a, b)| *a == b);
             assert!(same, "{dtype:?} as {held:?}");
+        }
+    }
+
+    /// Codes stay as they are; scale and minimum are rounded to f16 and no further.
+    #[test]
+    fn q4_k_is_held_in_four_bits() {
+        let mut random = fastrand::Rng::with_seed(6);
+        let mut rows = Vec::new();
+        for _ in 0..20 {
+            let mut block: Vec<u8> = (0..144).map(|_| random.u8(..)).collect();
+            block[..2].copy_from_slice(&f16::from_f32(random.f32() * 1e-3).to_le_bytes());
+            block[2..4].copy_from_slice(&f16::from_f32(random.f32() * 1e-2).to_le_bytes());
+            rows.extend(block);
+        }
+        let (packing, packed) = packed(Dtype::Q4K, Packing::Q4, &rows).unwrap();
+        let (mut values, held) = (Vec::new(), unpack(packing, &packed));
+        Dtype::Q4K.to_f32(&rows, &mut values);
+        for (values, held) in values.chunks(SMALL).zip(held.chunks(SMALL)) {
+            let largest = values.iter().chain(held).fold(0.0f32, |most, x| most.max(x.abs()));
+            let furthest = values.iter().zip(held).fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
+            // The minimum may be as large as the whole range, each of the two off by half a step of f16.
+            assert!(furthest <= 3.0 * largest / 2048.0, "{furthest} of {largest}");
         }
     }
 }
