@@ -4,6 +4,7 @@
 //! (SmolLM, SmolLM2, TinyLlama). What the engine cannot compute exactly is refused by name.
 
 use crate::error::{Error, Result};
+use crate::rope::{Rope, RopeScaling, Yarn};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -49,6 +50,7 @@ pub struct Config {
     pub num_kv_heads: usize,
     pub head_dim: usize,
     pub rope_theta: f64,
+    pub rope_scaling: RopeScaling,
     pub rms_norm_eps: f32,
     /// Longest context the model was trained for, in tokens.
     pub max_positions: usize,
@@ -63,7 +65,6 @@ pub struct Config {
 
 /// Fields whose presence (unless null or the neutral value given) changes the arithmetic in a way that is not implemented.
 const NEUTRAL: &[(&str, &[&str])] = &[
-    ("rope_scaling", &[]),
     ("attention_bias", &["false"]),
     ("mlp_bias", &["false"]),
     ("qkv_bias", &["false"]),
@@ -113,6 +114,8 @@ impl Config {
             None => return Err(Error::config("num_attention_heads", "does not divide hidden_size")),
         };
         let model_type = fields.text("model_type")?.unwrap_or("llama").to_owned();
+        let max_positions = fields.size_or("max_position_embeddings", 2048)?;
+        let (rope_theta, rope_scaling) = fields.rope(max_positions)?;
         let config = Config {
             vocab_size: fields.size("vocab_size")?,
             hidden_size,
@@ -121,9 +124,10 @@ impl Config {
             num_heads,
             num_kv_heads,
             head_dim,
-            rope_theta: fields.rope_theta()?,
+            rope_theta,
+            rope_scaling,
             rms_norm_eps: fields.number_or("rms_norm_eps", 1e-6)? as f32,
-            max_positions: fields.size_or("max_position_embeddings", 2048)?,
+            max_positions,
             bos_token_id: fields.ids("bos_token_id")?.first().copied(),
             eos_token_ids: fields.ids("eos_token_id")?,
             tied: fields.tied(&model_type)?,
@@ -174,12 +178,21 @@ impl Config {
         if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps >= 0.0) {
             return Err(Error::config("rms_norm_eps", "not a non-negative number"));
         }
-        for id in self.eos_token_ids.iter().chain(&self.bos_token_id) {
-            if *id as usize >= self.vocab_size {
-                return Err(Error::config("eos_token_id / bos_token_id", format!("{id} is outside the vocabulary")));
-            }
+        self.check_ids(self.bos_token_id.as_slice()).map_err(|problem| Error::config("bos_token_id", problem))?;
+        self.check_ids(&self.eos_token_ids).map_err(|problem| Error::config("eos_token_id", problem))
+    }
+
+    /// What is wrong with the first of `ids` that is no token of this model.
+    pub fn check_ids(&self, ids: &[u32]) -> std::result::Result<(), String> {
+        match ids.iter().find(|id| **id as usize >= self.vocab_size) {
+            Some(id) => Err(format!("{id} is outside the vocabulary of {} tokens", self.vocab_size)),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// The rotations of queries and keys.
+    pub fn rope(&self) -> Rope {
+        Rope::new(self.rope_theta, self.head_dim, &self.rope_scaling)
     }
 
     /// Stored block of each executed layer.
@@ -270,16 +283,7 @@ impl Fields<'_> {
     }
 
     fn ids(&self, name: &str) -> Result<Vec<u32>> {
-        let one = |v: &Value| {
-            v.as_u64()
-                .and_then(|n| u32::try_from(n).ok())
-                .ok_or_else(|| Error::config(name, format!("{v} is not a token id")))
-        };
-        match self.get(name) {
-            None => Ok(Vec::new()),
-            Some(Value::Array(list)) => list.iter().map(one).collect(),
-            Some(v) => Ok(vec![one(v)?]),
-        }
+        self.get(name).map_or(Ok(Vec::new()), token_ids).map_err(|problem| Error::config(name, problem))
     }
 
     /// MobileLLM says `share_embedding` (and `tie_word_embeddings: false` beside it); LLaMA says `tie_word_embeddings`.
@@ -288,14 +292,89 @@ impl Fields<'_> {
         Ok(share || self.flag_or("tie_word_embeddings", false)?)
     }
 
-    /// `rope_theta`, or the same inside `rope_parameters` (transformers 5).
-    fn rope_theta(&self) -> Result<f64> {
-        match self.get("rope_parameters") {
-            Some(Value::Object(inner)) => {
-                Fields(inner).number_or("rope_theta", self.number_or("rope_theta", 10_000.0)?)
+    /// `rope_theta` and the scaling, of `rope_parameters` (transformers 5) or of `rope_scaling` with `rope_theta` beside it.
+    fn rope(&self, max_positions: usize) -> Result<(f64, RopeScaling)> {
+        let mut theta = self.number_or("rope_theta", 10_000.0)?;
+        let mut found: Option<RopeScaling> = None;
+        for name in ["rope_parameters", "rope_scaling"] {
+            let inner = match self.get(name) {
+                None => continue,
+                Some(Value::Object(inner)) if inner.is_empty() => continue,
+                Some(Value::Object(inner)) => Fields(inner),
+                Some(other) => return Err(Error::config(name, format!("{other} is not an object"))),
+            };
+            theta = inner.number_or("rope_theta", theta)?;
+            let scaling = self.rope_scaling(name, &inner, max_positions as f64)?;
+            match &found {
+                Some(other) if *other != scaling => {
+                    return Err(Error::config(name, "says something else than rope_parameters"));
+                }
+                _ => found = Some(scaling),
             }
-            _ => self.number_or("rope_theta", 10_000.0),
         }
+        Ok((theta, found.unwrap_or_default()))
+    }
+
+    /// The object `name` of this configuration.
+    fn rope_scaling(&self, name: &str, rope: &Fields, max_positions: f64) -> Result<RopeScaling> {
+        let at = |field: &str| format!("{name}.{field}");
+        let number = |field: &str| -> Result<Option<f64>> {
+            match rope.get(field) {
+                None => Ok(None),
+                Some(v) => match v.as_f64().filter(|n| n.is_finite() && *n >= 0.0) {
+                    Some(n) => Ok(Some(n)),
+                    None => Err(Error::config(&at(field), format!("{v} is not a number of at least 0"))),
+                },
+            }
+        };
+        let positive = |field: &str, value: Option<f64>| match value {
+            Some(n) if n > 0.0 => Ok(n),
+            Some(_) => Err(Error::config(&at(field), "is not above 0")),
+            None => Err(Error::config(&at(field), "missing")),
+        };
+        rope.refuse_non_neutral()?;
+        if let Some((field, _)) = rope.0.iter().find(|(_, value)| value.is_object()) {
+            return Err(Error::unsupported(name, format!("parameters of their own for {field}")));
+        }
+        let original = match self.get("original_max_position_embeddings") {
+            Some(_) => Some(self.size("original_max_position_embeddings")? as f64),
+            None => number("original_max_position_embeddings")?,
+        };
+        let original = positive("original_max_position_embeddings", original.or(Some(max_positions)))?;
+        let kind = if rope.get("rope_type").is_some() { "rope_type" } else { "type" };
+        let scaling = match rope.text(kind)? {
+            None if number("factor")?.is_some_and(|factor| factor != 1.0) => {
+                return Err(Error::config(&at("rope_type"), "missing, though there is a factor"));
+            }
+            None | Some("default") => RopeScaling::None,
+            Some("linear") => RopeScaling::Linear { factor: positive("factor", number("factor")?)? },
+            Some("dynamic") => {
+                positive("factor", number("factor")?)?;
+                RopeScaling::None
+            }
+            Some("llama3") => {
+                let low_freq_factor = positive("low_freq_factor", number("low_freq_factor")?)?;
+                let high_freq_factor = positive("high_freq_factor", number("high_freq_factor")?)?;
+                if high_freq_factor <= low_freq_factor {
+                    return Err(Error::config(&at("high_freq_factor"), "is not above low_freq_factor"));
+                }
+                let factor = positive("factor", number("factor")?)?;
+                RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original }
+            }
+            Some("yarn") => RopeScaling::Yarn(Yarn {
+                factor: positive("factor", number("factor")?.or(Some(max_positions / original)))?,
+                attention_factor: number("attention_factor")?,
+                mscale: number("mscale")?,
+                mscale_all_dim: number("mscale_all_dim")?,
+                // 0 stands for the default there
+                beta_fast: number("beta_fast")?.filter(|n| *n > 0.0).unwrap_or(32.0),
+                beta_slow: number("beta_slow")?.filter(|n| *n > 0.0).unwrap_or(1.0),
+                original,
+                truncate: rope.flag_or("truncate", true)?,
+            }),
+            Some(other) => return Err(Error::unsupported(name, format!("rope_type \"{other}\""))),
+        };
+        Ok(scaling)
     }
 
     /// `layer_sharing: true` is the released models' immediate block-wise sharing; a string names the paper's alternatives.
@@ -332,12 +411,6 @@ impl Fields<'_> {
             None | Some("silu" | "swish") => {}
             Some(other) => return Err(Error::unsupported("hidden_act", format!("\"{other}\" is not silu"))),
         }
-        if let Some(Value::Object(rope)) = self.get("rope_parameters") {
-            match Fields(rope).text("rope_type")? {
-                None | Some("default") => Fields(rope).refuse_non_neutral()?,
-                Some(other) => return Err(Error::unsupported("rope_parameters", format!("rope_type \"{other}\""))),
-            }
-        }
         if let Some(Value::Array(types)) = self.get("layer_types")
             && let Some(other) = types.iter().find(|t| t.as_str() != Some("full_attention"))
         {
@@ -356,6 +429,22 @@ impl Fields<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// A token id or a list of them; null and -1 (of the first LLaMA conversions) mean that there is none.
+pub(crate) fn token_ids(value: &Value) -> std::result::Result<Vec<u32>, String> {
+    let one = |v: &Value| match v.as_i64() {
+        None if v.is_null() => Ok(None),
+        Some(-1) => Ok(None),
+        id => match id.and_then(|id| u32::try_from(id).ok()) {
+            Some(id) => Ok(Some(id)),
+            None => Err(format!("{v} is not a token id")),
+        },
+    };
+    match value {
+        Value::Array(list) => list.iter().filter_map(|v| one(v).transpose()).collect(),
+        v => Ok(one(v)?.into_iter().collect()),
     }
 }
 
@@ -457,16 +546,90 @@ mod tests {
     fn several_eos_ids() {
         let text = family(30, 576, 9, 3, 1536, "").replace(r#""eos_token_id":2"#, r#""eos_token_id":[2,7]"#);
         assert_eq!(Config::parse(&text).unwrap().eos_token_ids, [2, 7]);
-        let text = family(30, 576, 9, 3, 1536, "").replace(r#""eos_token_id":2"#, r#""eos_token_id":32000"#);
-        assert!(matches!(Config::parse(&text), Err(Error::Config { .. })));
+        let with = |field: &str, ids: &str| {
+            let mut json: Value = serde_json::from_str(&family(30, 576, 9, 3, 1536, "")).unwrap();
+            json[field] = serde_json::from_str(ids).unwrap();
+            Config::parse(&json.to_string())
+        };
+        for (ids, expected) in
+            [("-1", &[][..]), ("null", &[]), ("[]", &[]), ("[2,-1,null]", &[2]), ("[2,7]", &[2, 7]), ("0", &[0])]
+        {
+            assert_eq!(with("eos_token_id", ids).unwrap().eos_token_ids, expected, "{ids}");
+            assert_eq!(with("bos_token_id", ids).unwrap().bos_token_id, expected.first().copied(), "{ids}");
+        }
+        for field in ["eos_token_id", "bos_token_id"] {
+            for (ids, says) in [
+                ("32000", "32000 is outside"),
+                ("[32001,2]", "32001 is outside"),
+                ("-2", "-2 is not a token id"),
+                ("2.5", "2.5 is not a token id"),
+                ("\"2\"", "\"2\" is not a token id"),
+                ("[true]", "true is not a token id"),
+            ] {
+                match with(field, ids) {
+                    Err(Error::Config { field: named, problem }) => {
+                        assert_eq!(named, field);
+                        assert!(problem.starts_with(says), "{problem}");
+                    }
+                    other => panic!("{field} {ids}: {other:?}"),
+                }
+            }
+        }
+    }
+
+    /// The table of `tests/reference/make_rope.py`: what transformers computes for the same files.
+    #[test]
+    fn rotations_are_those_of_transformers() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/rope.json");
+        let cases: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        assert!(cases.len() >= 30);
+        for case in cases {
+            let rope = Config::parse(&case["config"].to_string()).unwrap().rope();
+            let expected: Vec<f32> = serde_json::from_value(case["inverse_frequencies"].clone()).unwrap();
+            assert_eq!(rope.inverse_frequencies.len(), expected.len());
+            for (got, want) in rope.inverse_frequencies.iter().zip(&expected) {
+                assert!((got - want).abs() <= 1e-6 * want, "{}: {got}, not {want}", case["config"]);
+            }
+            let factor = case["attention_factor"].as_f64().unwrap() as f32;
+            assert!((rope.attention_factor - factor).abs() <= 1e-6, "{}", case["config"]);
+        }
+    }
+
+    #[test]
+    fn rope_that_makes_no_sense_is_named() {
+        for (extra, field) in [
+            (r#","rope_scaling":{"type":"linear"}"#, "rope_scaling.factor"),
+            (r#","rope_scaling":{"type":"linear","factor":0}"#, "rope_scaling.factor"),
+            (r#","rope_scaling":{"type":"linear","factor":"4"}"#, "rope_scaling.factor"),
+            (r#","rope_scaling":{"factor":4.0}"#, "rope_scaling.rope_type"),
+            (r#","rope_scaling":{"type":4}"#, "type"),
+            (r#","rope_scaling":"linear""#, "rope_scaling"),
+            (r#","rope_parameters":{"rope_type":"dynamic"}"#, "rope_parameters.factor"),
+            (r#","rope_parameters":{"rope_type":"llama3","factor":8.0}"#, "rope_parameters.low_freq_factor"),
+            (
+                r#","rope_parameters":{"rope_type":"llama3","factor":8.0,"low_freq_factor":4.0,"high_freq_factor":4.0}"#,
+                "rope_parameters.high_freq_factor",
+            ),
+            (
+                r#","rope_parameters":{"type":"yarn","factor":2.0},"rope_scaling":{"type":"linear","factor":2.0}"#,
+                "rope_scaling",
+            ),
+        ] {
+            match parse_with(extra) {
+                Err(Error::Config { field: named, .. }) => assert_eq!(named, field),
+                other => panic!("{extra}: {other:?}"),
+            }
+        }
     }
 
     /// Everything that would change the arithmetic is refused under its own name.
     #[test]
     fn refusals_by_name() {
         for (extra, feature) in [
-            (r#","rope_scaling":{"type":"linear","factor":2.0}"#, "rope_scaling"),
-            (r#","rope_parameters":{"rope_type":"llama3","rope_theta":500000.0}"#, "rope_parameters"),
+            (r#","rope_scaling":{"type":"longrope","short_factor":[1.0],"long_factor":[2.0]}"#, "rope_scaling"),
+            (r#","rope_parameters":{"rope_type":"proportional","factor":2.0}"#, "rope_parameters"),
+            (r#","rope_parameters":{"full_attention":{"rope_type":"default"}}"#, "rope_parameters"),
+            (r#","rope_parameters":{"rope_theta":5.0,"partial_rotary_factor":0.5}"#, "partial_rotary_factor"),
             (r#","attention_bias":true"#, "attention_bias"),
             (r#","mlp_bias":true"#, "mlp_bias"),
             (r#","hidden_act":"gelu""#, "hidden_act"),

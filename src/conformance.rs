@@ -51,6 +51,7 @@ impl Case {
             num_kv_heads,
             head_dim,
             rope_theta: 10_000.0,
+            rope_scaling: Default::default(),
             rms_norm_eps: 1e-5,
             max_positions: 2048,
             bos_token_id: None,

@@ -18,6 +18,7 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`config`] | `config.json` -> numbers, the depth schedule of layer sharing; refuses what is not computed exactly |
+//! | [`rope`] | the frequencies of rotary embeddings, stretched as the model says |
 //! | [`text`] | text <-> ids, chat templates, stop strings; the text side of one loaded model |
 //! | `mobilellm_text` | chat templates and unusual tokenizers: `crates/text`, linked natively, in a browser wasm modules of their own |
 //! | [`weights`] | files, pieces, verification, the store, conversion |
@@ -47,6 +48,7 @@ pub mod error;
 pub mod model;
 pub mod packed;
 pub mod protocol;
+pub mod rope;
 pub mod session;
 pub mod synthetic;
 pub mod text;

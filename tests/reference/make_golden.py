@@ -52,6 +52,8 @@ def shape(hidden, heads, kv_heads, head_dim, ffn, blocks, **changes) -> dict:
 
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "share_embedding": False}
 
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+
 CASES = {
     "125m-plain": base_config(),
     "125m-immediate": base_config(layer_sharing=True),
@@ -65,6 +67,9 @@ CASES = {
     "wide-heads": shape(160, 4, 2, 64, 224, 2),
     "theta-100000": shape(96, 3, 1, 32, 160, 2, rope_theta=100000.0, rms_norm_eps=1e-6, **LLAMA | {"tie_word_embeddings": True}),
     "eps-1e-6": shape(96, 3, 1, 32, 160, 2, rms_norm_eps=1e-6, layer_sharing="reverse"),
+    "rope-linear": shape(96, 3, 1, 32, 160, 2, rope_scaling={"type": "linear", "factor": 4.0}),
+    "rope-llama3": shape(96, 3, 1, 32, 160, 2, rope_scaling=LLAMA3),
+    "rope-yarn": shape(96, 3, 1, 32, 160, 2, rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}),
 }
 
 

@@ -4,6 +4,7 @@ Run as a script it checks itself: against transformers' LlamaForCausalLM for eve
 as blocks of their own, so that the library knows nothing of sharing) and against the demo model's reference.json.
 """
 
+import copy
 import json
 from pathlib import Path
 
@@ -37,12 +38,24 @@ def rms_norm(x, gain, eps):
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * gain
 
 
-def rope(x, theta):
+def rotations(config: dict) -> tuple[torch.Tensor, float]:
+    """Inverse frequencies (head_dim / 2) and the factor of cosines and sines; what stretches them is left to transformers."""
+    half = config["head_dim"] // 2
+    if config.get("rope_scaling") is None:
+        return config["rope_theta"] ** -(torch.arange(half, dtype=torch.float32) / half), 1.0
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    fields = ("head_dim", "max_position_embeddings", "rope_theta", "rope_scaling")
+    theirs = LlamaRotaryEmbedding(LlamaConfig(**{field: copy.deepcopy(config[field]) for field in fields}))
+    return theirs.inv_freq, theirs.attention_scaling
+
+
+def rope(x, frequency, factor):
     """Half-split rotation: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin). x: (heads, T, head_dim)."""
     half = x.shape[-1] // 2
-    frequency = theta ** -(torch.arange(half, dtype=torch.float32) / half)
     angle = torch.arange(x.shape[1], dtype=torch.float32)[:, None] * frequency
-    x1, x2, cos, sin = x[..., :half], x[..., half:], angle.cos(), angle.sin()
+    x1, x2, cos, sin = x[..., :half], x[..., half:], angle.cos() * factor, angle.sin() * factor
     return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1)
 
 
@@ -50,7 +63,7 @@ def rope(x, theta):
 def logits(w: dict[str, torch.Tensor], config: dict, ids: list[int], last_only=False) -> torch.Tensor:
     """w: f32 tensors by Hugging Face name. Returns (T, vocab), or (1, vocab) with `last_only`."""
     T, heads, kv_heads = len(ids), config["num_attention_heads"], config["num_key_value_heads"]
-    eps, theta = config["rms_norm_eps"], config["rope_theta"]
+    eps, rotation = config["rms_norm_eps"], rotations(config)
     hidden_future = torch.ones(T, T, dtype=torch.bool).triu(1)
     x = w["model.embed_tokens.weight"][torch.tensor(ids)]  # (T, d)
     for block in order(config):
@@ -59,7 +72,7 @@ def logits(w: dict[str, torch.Tensor], config: dict, ids: list[int], last_only=F
         q = (h @ w[p + "self_attn.q_proj.weight"].T).view(T, heads, -1).transpose(0, 1)
         k = (h @ w[p + "self_attn.k_proj.weight"].T).view(T, kv_heads, -1).transpose(0, 1)
         v = (h @ w[p + "self_attn.v_proj.weight"].T).view(T, kv_heads, -1).transpose(0, 1)
-        q, k = rope(q, theta), rope(k, theta)
+        q, k = rope(q, *rotation), rope(k, *rotation)
         k, v = (t.repeat_interleave(heads // kv_heads, 0) for t in (k, v))  # query head h reads h // group
         score = (q @ k.transpose(1, 2)) / q.shape[-1] ** 0.5
         attention = score.masked_fill(hidden_future, float("-inf")).softmax(-1) @ v  # (heads, T, head_dim)
@@ -111,7 +124,7 @@ def check_against_transformers(config: dict, seed: int, length=200):
             num_key_value_heads=config["num_key_value_heads"],
             head_dim=config["head_dim"],
             rms_norm_eps=config["rms_norm_eps"],
-            rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]},
+            rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]} | (config["rope_scaling"] or {}),
             tie_word_embeddings=tied(config),
             attn_implementation="eager",
         )
@@ -154,5 +167,6 @@ if __name__ == "__main__":
     for sharing in (False, True, "repeat-all-over", "reverse"):
         check_against_transformers(base_config(layer_sharing=sharing), seed=1)
     check_against_transformers(base_config(layer_sharing=True, layer_sharing_repeats=3, share_embedding=False), seed=2)
+    check_against_transformers(base_config(rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}), seed=3)
     print("against reference.json:")
     check_against_demo()

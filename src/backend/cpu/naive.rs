@@ -6,6 +6,7 @@ use crate::bytes::Bytes;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::packed::{repack, unpack};
+use crate::rope::Rope;
 use std::ops::Range;
 
 /// (rows, cols): the f32 that each packed weight stands for.
@@ -86,12 +87,10 @@ pub fn rms_norm(x: &[f32], gain: &[f32], eps: f32) -> Vec<f32> {
     x.iter().zip(gain).map(|(v, g)| v * scale * g).collect()
 }
 
-/// Rotates the pairs (j, j + head_dim/2) of one head by position * theta^(-2j/head_dim) (Su et al. 2021, half-split layout).
-pub fn rope(head: &mut [f32], position: usize, theta: f64) {
+/// Rotates the pairs (j, j + head_dim/2) of one head (Su et al. 2021, half-split layout).
+pub fn rotate(head: &mut [f32], position: usize, rope: &Rope) {
     let half = head.len() / 2;
-    for j in 0..half {
-        let inverse_frequency = 1.0 / theta.powf(2.0 * j as f64 / head.len() as f64) as f32;
-        let (sin, cos) = (position as f32 * inverse_frequency).sin_cos();
+    for (j, (sin, cos)) in rope.rotation(position).enumerate() {
         let (a, b) = (head[j], head[j + half]);
         head[j] = a * cos - b * sin;
         head[j + half] = b * cos + a * sin;
@@ -182,7 +181,7 @@ impl Backend for Naive {
     }
 
     fn qkv(&mut self, gain: &Vec<f32>, weight: &Matrix, cache: &mut Cache, layer: usize) -> Result<()> {
-        let (dim, kv, theta) = (self.config.head_dim, self.config.kv_width(), self.config.rope_theta);
+        let (dim, kv, rope) = (self.config.head_dim, self.config.kv_width(), self.config.rope());
         let width = self.config.attention_width();
         let layer = &mut cache.layers[layer];
         self.q.clear();
@@ -190,7 +189,7 @@ impl Backend for Naive {
             let position = self.start + row;
             let mut out = matvec(weight, &self.norm(row, gain));
             for head in out[..width + kv].chunks_exact_mut(dim) {
-                rope(head, position, theta);
+                rotate(head, position, &rope);
             }
             self.q.extend_from_slice(&out[..width]);
             layer.keys[position * kv..][..kv].copy_from_slice(&out[width..width + kv]);

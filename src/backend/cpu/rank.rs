@@ -17,6 +17,7 @@ use super::team::{Exchange, Shard};
 use crate::backend::{Precision, Role};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::rope::Rope;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 
@@ -70,7 +71,7 @@ pub struct Rank {
     matrices: Vec<Matrix>,
     gains: Vec<Vec<f32>>,
     caches: HashMap<u32, Box<dyn Cache>>,
-    inverse_frequencies: Vec<f32>,
+    rope: Rope,
     start: usize,
     tokens: usize,
     /// (tokens, hidden), on every rank.
@@ -99,10 +100,8 @@ fn unknown() -> Error {
 
 impl Rank {
     pub fn new(config: &Config, precision: Precision, shard: Shard, exchange: Box<dyn Exchange>) -> Self {
-        let dim = config.head_dim;
-        let frequency = |j: usize| 1.0 / config.rope_theta.powf(2.0 * j as f64 / dim as f64) as f32;
         Rank {
-            inverse_frequencies: (0..dim / 2).map(frequency).collect(),
+            rope: config.rope(),
             config: config.clone(),
             precision,
             team: shard,
@@ -411,8 +410,7 @@ impl Rank {
         }
         self.rotation.clear();
         for token in 0..tokens.len() {
-            let position = (self.start + token) as f32;
-            self.rotation.extend(self.inverse_frequencies.iter().map(|f| (position * f).sin_cos()));
+            self.rotation.extend(self.rope.rotation(self.start + token));
         }
         Ok(())
     }

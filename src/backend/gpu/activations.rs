@@ -66,15 +66,8 @@ impl Activations {
         {
             return Ok(table.clone());
         }
-        let (half, theta) = (config.head_dim / 2, config.rope_theta);
-        let frequencies: Vec<f32> = (0..half).map(|j| 1.0 / theta.powf(j as f64 / half as f64) as f32).collect();
-        let mut table = Vec::with_capacity(positions * half * 2);
-        for position in 0..positions {
-            for frequency in &frequencies {
-                let (sin, cos) = (position as f32 * frequency).sin_cos();
-                table.extend([cos, sin]);
-            }
-        }
+        let rope = config.rope();
+        let table: Vec<f32> = (0..positions).flat_map(|p| rope.rotation(p)).flat_map(|(sin, cos)| [cos, sin]).collect();
         let buffer = device.buffer("rope", (table.len() * 4) as u64, Usage::STORAGE)?;
         device.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&table));
         self.rope = Some((positions, buffer.clone()));
