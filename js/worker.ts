@@ -36,6 +36,11 @@ function warning(event: Exclude<LoadEvent, { type: 'progress' }>): EventDetail {
     }
     case 'repaired':
       return { ...detail, reason: type, message: `${event.file}: a stored piece (${event.piece}) was damaged and is fetched again` };
+    case 'skipped': {
+      const [first, ...more] = event.tensors;
+      const others = more.length > 0 ? ` and ${more.length} more` : '';
+      return { ...detail, reason: type, message: `the checkpoint holds tensors that this architecture does not use: ${first}${others}` };
+    }
     case 'storage-failed':
       return { ...detail, reason: type, message: `the model is loaded but not kept: ${event.message}` };
   }

@@ -567,7 +567,7 @@ mod tests {
                 ("[true]", "true is not a token id"),
             ] {
                 match with(field, ids) {
-                    Err(Error::Config { field: named, problem }) => {
+                    Err(Error::Config { field: named, problem, .. }) => {
                         assert_eq!(named, field);
                         assert!(problem.starts_with(says), "{problem}");
                     }

@@ -13,9 +13,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[cfg_attr(test, derive(strum::EnumIter, strum::EnumMessage))]
 pub enum Error {
-    /// A field of `config.json` is missing, ill-typed or out of range.
-    #[error("config.json: {field}: {problem}")]
-    Config { field: String, problem: String },
+    /// A field of `config.json` or `generation_config.json` is missing, ill-typed or out of range.
+    #[error("{file}: {field}: {problem}")]
+    Config { file: &'static str, field: String, problem: String },
     /// The model needs something that this engine does not compute exactly.
     #[error("unsupported model: {feature}: {detail}")]
     Unsupported { feature: String, detail: String },
@@ -171,17 +171,18 @@ impl Error {
     /// What the reader of the message can do about it.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Error::Config { .. } => {
-                "Check config.json against the model's original; it must be in Hugging Face layout."
-            }
+            Error::Config { .. } => "Check the file against the model's original; it must be in Hugging Face layout.",
             Error::Unsupported { .. } => {
                 "Use a MobileLLM or LLaMA-architecture checkpoint without this feature; the README lists what runs."
             }
             Error::FileNotFound { .. } => {
                 "Check the model's address and that the folder holds a Hugging Face checkpoint."
             }
-            Error::Checkpoint { .. } | Error::Tensor { .. } => {
+            Error::Checkpoint { .. } => {
                 "Download the file again or convert the checkpoint anew with `mobilellm convert`."
+            }
+            Error::Tensor { .. } => {
+                "Check that config.json and the weights are of one model, and whole: download them again, or convert them with `mobilellm convert`."
             }
             Error::Tokenizer { .. } => "Use the tokenizer.json or tokenizer.model that belongs to this checkpoint.",
             Error::Template { .. } => "Check the messages' roles and the template in tokenizer_config.json.",
@@ -224,7 +225,11 @@ impl Error {
     }
 
     pub(crate) fn config(field: &str, problem: impl fmt::Display) -> Self {
-        Error::Config { field: field.into(), problem: problem.to_string() }
+        Error::Config { file: "config.json", field: field.into(), problem: problem.to_string() }
+    }
+
+    pub(crate) fn generation_config(field: &str, problem: impl fmt::Display) -> Self {
+        Error::Config { file: "generation_config.json", field: field.into(), problem: problem.to_string() }
     }
 
     pub(crate) fn unsupported(feature: &str, detail: impl fmt::Display) -> Self {

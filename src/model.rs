@@ -10,6 +10,7 @@ use crate::bytes::Bytes;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::weights::formats::gguf::{self, blocks};
+use crate::weights::names::{EMBEDDING, HEAD, Use, uses};
 use crate::weights::{Dtype, TensorInfo, TensorSink};
 use half::f16;
 use std::collections::HashMap;
@@ -157,11 +158,18 @@ pub struct Loader<B: Backend> {
     matrices: HashMap<Part, B::Matrix>,
     gains: HashMap<Part, B::Gain>,
     incoming: Vec<Incoming>,
+    skipped: Vec<String>,
 }
 
 impl<B: Backend> Loader<B> {
     pub fn new(config: Config, backend: B) -> Self {
-        Loader { config, backend, matrices: HashMap::new(), gains: HashMap::new(), incoming: Vec::new() }
+        let (matrices, gains) = (HashMap::new(), HashMap::new());
+        Loader { config, backend, matrices, gains, incoming: Vec::new(), skipped: Vec::new() }
+    }
+
+    /// Names of the checkpoint's tensors that the model has no use for, those aside that are often left in files.
+    pub fn skipped(&self) -> &[String] {
+        &self.skipped
     }
 
     /// The finished model.
@@ -250,14 +258,12 @@ impl<B: Backend> Loader<B> {
     }
 }
 
-const EMBEDDING: &str = "model.embed_tokens.weight";
-const HEAD: &str = "lm_head.weight";
-
 impl<B: Backend> TensorSink for Loader<B> {
     fn begin(&mut self, tensors: &[TensorInfo]) -> Result<Vec<bool>> {
         let mut slots: HashMap<String, (Slot, usize, usize)> =
             self.expected().into_iter().map(|(name, slot, rows, cols)| (name, (slot, rows, cols))).collect();
-        let stored = |name: &str| tensors.iter().any(|t| t.name == name);
+        let uses = uses(&self.config, tensors)?;
+        let stored = |name: &str| uses.iter().any(|used| matches!(used, Use::Weight(weight) if weight == name));
         if self.config.tied && stored(HEAD) {
             // A published conversion keeps the shared matrix under the head's name only.
             let shared = slots[EMBEDDING];
@@ -269,17 +275,20 @@ impl<B: Backend> TensorSink for Loader<B> {
             }
         }
         let mut incoming = Vec::with_capacity(tensors.len());
-        for info in tensors {
-            let slot = match slots.remove(&info.name) {
-                Some((slot, rows, cols)) => {
-                    check_shape(info, slot, rows, cols)?;
-                    slot
+        self.skipped.clear();
+        for (info, used) in tensors.iter().zip(uses) {
+            let slot = match used {
+                Use::Weight(name) => match slots.remove(&name) {
+                    Some((slot, rows, cols)) => {
+                        check_shape(info, slot, rows, cols)?;
+                        slot
+                    }
+                    None => return Err(Error::tensor(&info.name, "stored twice")),
+                },
+                Use::Skipped { expected } => {
+                    self.skipped.extend((!expected).then(|| info.name.clone()));
+                    Slot::Ignored
                 }
-                None if info.name.ends_with("rotary_emb.inv_freq") => Slot::Ignored,
-                None if incoming.iter().any(|t: &Incoming| t.info.name == info.name) => {
-                    return Err(Error::tensor(&info.name, "stored twice"));
-                }
-                None => return Err(Error::tensor(&info.name, "has no place in this architecture")),
             };
             let unit = if info.rope_pairs { self.config.head_dim } else { 1 };
             incoming.push(Incoming { slot, info: info.clone(), taken: 0, unit, partial: Vec::new() });
@@ -400,8 +409,8 @@ fn check_shape(info: &TensorInfo, slot: Slot, rows: usize, cols: usize) -> Resul
 }
 
 /// f16 bytes, or the first value that f16 cannot hold.
-fn to_f16(raw: &[u8], dtype: Dtype) -> std::result::Result<Vec<u8>, (usize, f32)> {
-    if dtype == Dtype::F16 {
+fn to_f16(raw: &[u8], dtype: &Dtype) -> std::result::Result<Vec<u8>, (usize, f32)> {
+    if *dtype == Dtype::F16 {
         return Ok(raw.to_vec());
     }
     let mut values = Vec::new();

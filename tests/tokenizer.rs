@@ -429,7 +429,9 @@ fn special_tokens_are_resolved() {
     let strings = Some(r#"{"eos_token":{"content":"<|eot_id|>"}}"#);
     assert_eq!(special(None, &[], Some(generation("{}")), strings, "split"), (Some(0), true, vec![3]));
     assert_eq!(special(None, &[], None, None, "bytes"), (None, false, vec![]));
-    assert!(matches!(GenerationConfig::parse(r#"{"eos_token_id":[-1]}"#), Err(Error::Tokenizer { .. })));
+    assert_eq!(generation(r#"{"eos_token_id":[-1,null]}"#).eos_token_ids, [0; 0]);
+    let problem = GenerationConfig::parse(r#"{"eos_token_id":"2"}"#).unwrap_err().to_string();
+    assert_eq!(problem, r#"generation_config.json: eos_token_id: "2" is not a token id"#);
     assert_eq!(generation(r#"{"eos_token_id":7}"#).eos_token_ids, [7]);
 }
 

@@ -250,6 +250,7 @@ impl<B: Backend> Loaded<B> {
     ) -> Result<(Self, Report)> {
         let mut loader = Loader::new(config, backend);
         let report = checkpoint.load(&mut loader).await?;
+        checkpoint.skipped(loader.skipped());
         checkpoint.enter(Phase::Compile);
         Ok((Loaded::new(loader.finish()?, text), report))
     }

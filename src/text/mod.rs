@@ -70,6 +70,10 @@ impl TextModel {
         }
         let settings = files.tokenizer_config.as_deref().map(TokenizerConfig::parse).transpose()?;
         let generation = files.generation_config.as_deref().map(GenerationConfig::parse).transpose()?;
+        if let Some(generation) = &generation {
+            let checked = config.check_ids(&generation.eos_token_ids);
+            checked.map_err(|problem| Error::generation_config("eos_token_id", problem))?;
+        }
         let template = settings
             .as_ref()
             .unwrap_or(&TokenizerConfig::default())

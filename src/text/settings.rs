@@ -1,6 +1,7 @@
 //! `tokenizer_config.json` and `generation_config.json` -> what the engine must know: BOS, EOS, the chat template.
 
 use super::{ChatTemplate, Tokenizer};
+use crate::config::token_ids;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 
@@ -22,7 +23,8 @@ impl TokenizerConfig {
     /// [`Error::Tokenizer`] if the text is not JSON or a field has the wrong type.
     pub fn parse(text: &str) -> Result<Self> {
         let ill_typed = |field: &str| Error::tokenizer("tokenizer_config.json", format!("{field} has the wrong type"));
-        let fields = object("tokenizer_config.json", text)?;
+        let fields: Map<String, Value> =
+            serde_json::from_str(text).map_err(|e| Error::tokenizer("tokenizer_config.json", e))?;
         let token = |field: &str| match fields.get(field) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(token)) => Ok(Some(token.clone()).filter(|token| !token.is_empty())),
@@ -84,17 +86,14 @@ pub struct GenerationConfig {
 
 impl GenerationConfig {
     /// # Errors
-    /// [`Error::Tokenizer`] if the text is not JSON or `eos_token_id` is neither an id, nor a list of ids, nor null.
+    /// [`Error::Config`] if the text is not JSON or `eos_token_id` is neither an id, nor a list of ids, nor null or -1.
     pub fn parse(text: &str) -> Result<Self> {
-        let fields = object("generation_config.json", text)?;
-        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        let ids = match fields.get("eos_token_id") {
-            None | Some(Value::Null) => Some(Vec::new()),
-            Some(Value::Array(list)) => list.iter().map(id).collect(),
-            Some(value) => id(value).map(|id| vec![id]),
-        };
-        let problem = || Error::tokenizer("generation_config.json", "eos_token_id must be an id or a list of ids");
-        Ok(GenerationConfig { eos_token_ids: ids.ok_or_else(problem)? })
+        let fields: Map<String, Value> =
+            serde_json::from_str(text).map_err(|e| Error::generation_config("(file)", format!("not JSON: {e}")))?;
+        let ids = fields.get("eos_token_id").map_or(Ok(Vec::new()), token_ids);
+        Ok(GenerationConfig {
+            eos_token_ids: ids.map_err(|problem| Error::generation_config("eos_token_id", problem))?,
+        })
     }
 }
 
@@ -136,8 +135,4 @@ impl SpecialTokens {
         let by_file = tokenizer.is_sentencepiece() || tokenizer.default_bos.is_some();
         SpecialTokens { bos, add_bos: bos.is_some() && add.unwrap_or(by_file), eos: ids }
     }
-}
-
-fn object(file: &str, text: &str) -> Result<Map<String, Value>> {
-    serde_json::from_str(text).map_err(|e| Error::tokenizer(file, e))
 }

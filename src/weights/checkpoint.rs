@@ -215,6 +215,13 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         }
     }
 
+    /// Warns of tensors that the model has no use for, if there are any.
+    pub fn skipped(&self, tensors: &[String]) {
+        if !tensors.is_empty() {
+            (self.on_event)(Event::Skipped { tensors: tensors.to_vec() });
+        }
+    }
+
     fn tell(&self, progress: Progress) {
         *self.progress.borrow_mut() = Some(progress.clone());
         (self.on_event)(Event::Progress(progress));

@@ -9,6 +9,7 @@
 use super::digest::Digest;
 use super::file::{FileMeta, PIECE};
 use super::formats::gguf::{self, blocks};
+use super::names::{EMBEDDING, HEAD, Use, uses};
 use super::plan::{MANIFEST, Plan, TensorPlan};
 use super::source::{DirSource, Source};
 use super::{Dtype, TensorInfo};
@@ -45,8 +46,6 @@ const COPIED: [&str; 14] = [
 const READ: usize = 1 << 20;
 /// Longest file beside the weights, in bytes.
 const MAX_SMALL: u64 = 64 << 20;
-const HEAD: &str = "lm_head.weight";
-const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// Converts the checkpoint at `from` (a folder, or a GGUF) into the new folder `to`, its weights held as `precision` says:
 /// what is held so already is copied. `progress` hears (bytes done, bytes in all) of the
@@ -70,7 +69,7 @@ pub fn convert(
     let small = |name: &str| small_file(&source, keys.as_ref(), name);
     let config_text = required_text(&source, keys.as_ref(), "config.json")?;
     let config = Config::parse(&config_text)?;
-    let tensors = output_tensors(&plan, config.tied, precision);
+    let tensors = output_tensors(&plan, &config, precision)?;
     let shards = pack(&tensors, shard_size);
 
     let folder = Partial::new(to)?;
@@ -177,18 +176,20 @@ fn compare(expected: &FileMeta, got: &FileMeta) -> Result<()> {
     }
 }
 
-/// The tensors to write, by number in `plan`, in their new types. Of a shared matrix one copy, under the embedding's name: under
-/// `lm_head.weight` alone transformers takes it for the head and leaves the embedding random.
-fn output_tensors(plan: &Plan, tied: bool, precision: Precision) -> Vec<(usize, TensorInfo)> {
-    let both = plan.tensors.iter().any(|t| t.info.name == EMBEDDING);
-    let kept = plan
-        .tensors
-        .iter()
-        .enumerate()
-        .filter(|(_, t)| !(t.info.name.ends_with("rotary_emb.inv_freq") || tied && both && t.info.name == HEAD));
-    kept.map(|(number, t)| {
-        let name = if tied && t.info.name == HEAD { EMBEDDING } else { t.info.name.as_str() };
-        let held = match name {
+/// The tensors to write, by number in `plan`, under their usual names and in their new types. Of a shared matrix one copy, under
+/// the embedding's name: under `lm_head.weight` alone transformers takes it for the head and leaves the embedding random.
+fn output_tensors(plan: &Plan, config: &Config, precision: Precision) -> Result<Vec<(usize, TensorInfo)>> {
+    let uses = uses(config, &plan.infos())?;
+    let both = uses.contains(&Use::Weight(EMBEDDING.into()));
+    let mut kept = Vec::with_capacity(uses.len());
+    for (number, (used, t)) in uses.into_iter().zip(&plan.tensors).enumerate() {
+        let name = match used {
+            Use::Weight(name) if config.tied && name == HEAD && both => continue,
+            Use::Weight(name) if config.tied && name == HEAD => EMBEDDING.into(),
+            Use::Weight(name) => name,
+            Use::Skipped { .. } => continue,
+        };
+        let held = match name.as_str() {
             _ if t.info.shape.len() < 2 => Packing::F16,
             EMBEDDING | HEAD => precision.of_tables(),
             _ => precision.of_blocks(),
@@ -198,9 +199,9 @@ fn output_tensors(plan: &Plan, tied: bool, precision: Precision) -> Vec<(usize, 
             Packing::Q8 => Dtype::Q8_0,
             Packing::Q4 => Dtype::Q4_1,
         };
-        (number, TensorInfo { name: name.into(), dtype, rope_pairs: false, ..t.info.clone() })
-    })
-    .collect()
+        kept.push((number, TensorInfo { name, dtype, rope_pairs: false, ..t.info.clone() }));
+    }
+    Ok(kept)
 }
 
 /// Cuts the list where a shard, header included, would grow longer than `shard_size`.

@@ -16,6 +16,7 @@ pub mod formats;
 pub mod header;
 pub mod http;
 pub mod models;
+pub mod names;
 pub mod plan;
 pub mod progress;
 mod record;
@@ -39,7 +40,7 @@ use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
 /// Element type of a stored tensor. Those after the first three are ggml's: blocks of a row, with scales of their own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Dtype {
     F16,
     Bf16,
@@ -57,11 +58,16 @@ pub enum Dtype {
     Q5K,
     #[serde(rename = "Q6_K")]
     Q6K,
+    /// One that no weight may have, by its name in the file, with the bits of an element.
+    Unread {
+        name: String,
+        bits: u64,
+    },
 }
 
 impl Dtype {
     /// Elements of a block, which lies within one row, and its bytes.
-    pub fn block(self) -> (u64, u64) {
+    pub fn block(&self) -> (u64, u64) {
         match self {
             Dtype::F16 | Dtype::Bf16 => (1, 2),
             Dtype::F32 => (1, 4),
@@ -73,17 +79,21 @@ impl Dtype {
             Dtype::Q4K => (256, 144),
             Dtype::Q5K => (256, 176),
             Dtype::Q6K => (256, 210),
+            Dtype::Unread { bits, .. } => (8, *bits),
         }
     }
 
     /// Bytes of whole blocks.
-    pub fn bytes(self, elements: u64) -> u64 {
-        let (block, bytes) = self.block();
-        elements / block * bytes
+    pub fn bytes(&self, elements: u64) -> u64 {
+        match (self, self.block()) {
+            // Rows of these need not be whole bytes.
+            (Dtype::Unread { bits, .. }, _) => elements * bits / 8,
+            (_, (block, bytes)) => elements / block * bytes,
+        }
     }
 
     /// Appends the values of whole blocks.
-    pub fn to_f32(self, bytes: &[u8], out: &mut Vec<f32>) {
+    pub fn to_f32(&self, bytes: &[u8], out: &mut Vec<f32>) {
         match self {
             Dtype::F16 => out.extend(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32())),
             Dtype::Bf16 => out.extend(bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),
@@ -97,6 +107,7 @@ impl Dtype {
             Dtype::Q4K => blocks::q4_k(bytes, out),
             Dtype::Q5K => blocks::q5_k(bytes, out),
             Dtype::Q6K => blocks::q6_k(bytes, out),
+            Dtype::Unread { .. } => {}
         }
     }
 }
@@ -122,9 +133,18 @@ impl TensorInfo {
         let row = shape.last().copied().unwrap_or(1);
         // A zero must not hide an overflow before it: count the other factors.
         let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d.max(1)))?;
-        let bytes = (elements / block).max(1).checked_mul(block_bytes)?;
+        let unread = matches!(dtype, Dtype::Unread { .. });
+        let bytes = match unread {
+            true => elements.checked_mul(block_bytes)? / 8,
+            false => (elements / block).max(1).checked_mul(block_bytes)?,
+        };
         let shape = shape.iter().map(|&d| usize::try_from(d).ok()).collect::<Option<_>>()?;
-        (bytes <= 1 << 53 && row.is_multiple_of(block)).then_some(Self { name, dtype, shape, rope_pairs: false })
+        (bytes <= 1 << 53 && (unread || row.is_multiple_of(block))).then_some(Self {
+            name,
+            dtype,
+            shape,
+            rope_pairs: false,
+        })
     }
 
     /// Size of the tensor's data in bytes.

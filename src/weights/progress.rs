@@ -71,6 +71,10 @@ pub enum Event {
         file: String,
         piece: String,
     },
+    /// Tensors of the checkpoint, by name, that the model has no use for.
+    Skipped {
+        tensors: Vec<String>,
+    },
     /// The storage failed: pieces are streamed from the source from here on and not kept.
     StorageFailed {
         #[cfg_attr(test, ts(type = "ErrorCode"))]

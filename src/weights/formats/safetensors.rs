@@ -69,7 +69,18 @@ pub fn parse_header(file: &str, header: &[u8]) -> Result<(Vec<(TensorInfo, u64)>
             ("F16", _) => Dtype::F16,
             ("BF16", _) => Dtype::Bf16,
             ("F32", _) => Dtype::F32,
-            (other, _) => return refuse(format!("tensor {name}: dtype {other} is not one of F16, BF16, F32")),
+            // Whether it matters is for the model to say. Its size follows from the offsets, which are checked like all others.
+            _ => {
+                let elements = shape.iter().fold(1, |n: u64, &d| n.saturating_mul(d));
+                let bits = end.saturating_sub(start).saturating_mul(8);
+                if elements > 0 && !bits.is_multiple_of(elements) {
+                    return refuse(format!(
+                        "tensor {name}: shape {shape:?} of {dtype} does not fit {} bytes",
+                        bits / 8
+                    ));
+                }
+                Dtype::Unread { name: dtype.as_str().into(), bits: bits.checked_div(elements).unwrap_or(0) }
+            }
         };
         let Some(info) = TensorInfo::checked(name.clone(), dtype, &shape) else {
             return refuse(format!("tensor {name}: shape {shape:?} overflows"));
@@ -82,7 +93,8 @@ pub fn parse_header(file: &str, header: &[u8]) -> Result<(Vec<(TensorInfo, u64)>
         }
         if end - start != info.bytes() {
             return refuse(format!(
-                "tensor {name}: shape {shape:?} of {dtype:?} takes {} bytes, offsets give {}",
+                "tensor {name}: shape {shape:?} of {:?} takes {} bytes, offsets give {}",
+                info.dtype,
                 info.bytes(),
                 end - start
             ));
@@ -147,7 +159,8 @@ impl<'de> serde::Deserialize<'de> for Entries {
                         return Err(A::Error::custom(format!("tensor {name} is given twice")));
                     }
                     if name == "__metadata__" {
-                        metadata = map.next_value().map_err(|e| A::Error::custom(format!("__metadata__: {e}")))?;
+                        let given = map.next_value::<Option<BTreeMap<String, String>>>();
+                        metadata = given.map_err(|e| A::Error::custom(format!("__metadata__: {e}")))?.unwrap_or_default();
                     } else {
                         let entry = map.next_value().map_err(|e| A::Error::custom(format!("tensor {name}: {e}")))?;
                         entries.push((name, entry));
@@ -178,10 +191,22 @@ mod tests {
             "a":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]},"e":{"dtype":"F16","shape":[0,4],"data_offsets":[16,16]}}  "#;
         let (tensors, size) = parse_header("m", header.as_bytes()).unwrap();
         let base = 8 + header.len() as u64;
-        let seen: Vec<_> = tensors.iter().map(|(t, at)| (t.name.as_str(), t.dtype, &t.shape[..], at - base)).collect();
+        let seen: Vec<_> =
+            tensors.iter().map(|(t, at)| (t.name.as_str(), t.dtype.clone(), &t.shape[..], at - base)).collect();
         let (none, two): (&[usize], &[usize]) = (&[], &[2, 3]);
         assert_eq!(seen, [("a", Dtype::Bf16, two, 0), ("b", Dtype::F32, none, 12), ("e", Dtype::F16, &[0, 4], 16)]);
         assert_eq!(size, base + 16);
+    }
+
+    #[test]
+    fn no_metadata_and_dtypes_that_are_not_read() {
+        let header = r#"{"__metadata__":null,"i":{"dtype":"I64","shape":[2],"data_offsets":[0,16]},
+            "b":{"dtype":"BOOL","shape":[3],"data_offsets":[16,19]},"f":{"dtype":"F4","shape":[10],"data_offsets":[19,24]},
+            "n":{"dtype":"F64","shape":[0],"data_offsets":[24,24]},"w":{"dtype":"F16","shape":[1],"data_offsets":[24,26]}}"#;
+        let (tensors, size) = parse_header("m", header.as_bytes()).unwrap();
+        assert_eq!(size, 8 + header.len() as u64 + 26);
+        let seen: Vec<_> = tensors.iter().map(|(t, _)| (t.name.as_str(), t.bytes())).collect();
+        assert_eq!(seen, [("i", 16), ("b", 3), ("f", 5), ("n", 0), ("w", 2)]);
     }
 
     #[test]
@@ -197,7 +222,13 @@ mod tests {
             (r#"{"a":{"dtype":"F16","dtype":"F16","shape":[1],"data_offsets":[0,2]}}"#, "tensor a: duplicate field"),
             (r#"{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2],"x":1}}"#, "tensor a: unknown field"),
             (r#"{"a":{"shape":[1],"data_offsets":[0,2]}}"#, "tensor a: missing field `dtype`"),
-            (r#"{"a":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}"#, "tensor a: dtype I64"),
+            (
+                r#"{"a":{"dtype":"I64","shape":[3],"data_offsets":[0,8]}}"#,
+                "tensor a: shape [3] of I64 does not fit 8 bytes",
+            ),
+            (r#"{"a":{"dtype":"I64","shape":[0],"data_offsets":[0,8]}}"#, "tensor a: shape"),
+            (r#"{"a":{"dtype":"I64","shape":[1],"data_offsets":[8,0]}}"#, "tensor a: offsets"),
+            (r#"{"a":{"dtype":"I64","shape":[9223372036854775807,2],"data_offsets":[0,8]}}"#, "tensor a: shape"),
             (r#"{"a":{"dtype":"F16","shape":[-1],"data_offsets":[0,2]}}"#, "tensor a: invalid"),
             (r#"{"a":{"dtype":"F16","shape":[NaN],"data_offsets":[0,2]}}"#, "tensor a: expected"),
             (r#"{"a":{"dtype":"F16","shape":[1.5],"data_offsets":[0,2]}}"#, "tensor a: invalid"),

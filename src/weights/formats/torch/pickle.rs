@@ -67,12 +67,16 @@ pub struct Storage {
     pub elements: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Global {
     RebuildTensor,
     RebuildParameter,
     OrderedDict,
     Storage(Dtype),
+}
+
+fn unread(name: &str, bits: u64) -> Global {
+    Global::Storage(Dtype::Unread { name: name.into(), bits })
 }
 
 fn global(module: &str, name: &str) -> Problem<Global> {
@@ -83,6 +87,10 @@ fn global(module: &str, name: &str) -> Problem<Global> {
         ("torch", "HalfStorage") => Ok(Global::Storage(Dtype::F16)),
         ("torch", "BFloat16Storage") => Ok(Global::Storage(Dtype::Bf16)),
         ("torch", "FloatStorage") => Ok(Global::Storage(Dtype::F32)),
+        ("torch", "BoolStorage" | "ByteStorage" | "CharStorage") => Ok(unread(name, 8)),
+        ("torch", "ShortStorage") => Ok(unread(name, 16)),
+        ("torch", "IntStorage") => Ok(unread(name, 32)),
+        ("torch", "LongStorage" | "DoubleStorage" | "ComplexFloatStorage") => Ok(unread(name, 64)),
         _ => Err(format!("{module}.{name} is not one of the names that are read")),
     }
 }
@@ -362,7 +370,7 @@ impl<'a> Machine<'a> {
         };
         match (self.value(kind), self.value(dtype), self.value(key)) {
             (Value::Text(kind), Value::Global(Global::Storage(dtype)), Value::Text(key)) if &**kind == "storage" => {
-                Ok(Storage { dtype: *dtype, key: key.clone(), elements: self.size(elements)? })
+                Ok(Storage { dtype: dtype.clone(), key: key.clone(), elements: self.size(elements)? })
             }
             _ => Err("a persistent id is not a storage".into()),
         }
