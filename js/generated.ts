@@ -168,7 +168,7 @@ ignoreEos: boolean,
 specialTokens: boolean, };
 
 /** What a load tells while it runs. */
-export type LoadEvent = { "type": "progress" } & Progress | { "type": "waiting" } | { "type": "evicted", pieces: number, of: number, bytes: number, } | { "type": "repaired", file: string, piece: string, } | { "type": "storage-failed", code: ErrorCode, message: string, };
+export type LoadEvent = { "type": "progress" } & Progress | { "type": "waiting" } | { "type": "evicted", pieces: number, of: number, bytes: number, } | { "type": "repaired", file: string, piece: string, } | { "type": "skipped", tensors: Array<string>, } | { "type": "storage-failed", code: ErrorCode, message: string, };
 
 /** What a finished load did, in bytes. */
 export type LoadReport = { totalBytes: number, cachedBytes: number, downloadedBytes: number,

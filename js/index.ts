@@ -14,13 +14,13 @@
  */
 import { Client } from './client.js';
 import { bound, closedError, invalidOption, outward, reading } from './errors.js';
-import { checkArgument, checkAssets, checkEstimate, checkGenerate, checkLoad, checkSession, checkSource } from './options.js';
+import { checkArgument, checkAssets, checkEstimate, checkCompletion, checkSpecial, checkLoad, checkSession, checkSource } from './options.js';
 import { ChunkLog } from './run.js';
 import { Session, unlessAborted } from './session.js';
 import { resolveSource } from './source.js';
 import type { Call, Calls } from './protocol.js';
 import type {
-  AssetOptions, Availability, Estimate, EstimateOptions, EventDetail, GenerateOptions, Info, LoadOptions, MobileLLMEventMap, ModelRecord, Run, Score,
+  AssetOptions, Availability, Estimate, EstimateOptions, CompletionOptions, EventDetail, Info, LoadOptions, MobileLLMEventMap, ModelRecord, Run, Score, SpecialTokensOption,
   SessionOptions, Source, SourceOptions,
 } from './types.js';
 
@@ -88,13 +88,13 @@ export class MobileLLM extends EventTarget {
   }
 
   /** Completes a text. Starts by itself when the calls before it are done; the KV cache of a common beginning is reused. */
-  generate(prompt: string, options?: GenerateOptions): Run {
+  generate(prompt: string, options?: CompletionOptions): Run {
     checkArgument('generate', 'prompt', prompt, 'text');
-    const { signal, request } = checkGenerate('generate', options);
+    const { signal, request, special } = checkCompletion('generate', options);
     const log = new ChunkLog();
     const pending = this.#client.enqueue('generate', {
       signal,
-      prepare: () => ({ session: 0, input: { prompt }, options: request }),
+      prepare: () => ({ session: 0, input: { prompt, special }, options: request }),
       onChunk: (chunk) => log.push(chunk),
       finish: ({ used: _, ...result }) => unlessAborted(result, signal),
     });
@@ -110,10 +110,11 @@ export class MobileLLM extends EventTarget {
     );
   }
 
-  /** Token ids of a text, without a beginning-of-text token; strings that look like special tokens are plain text. */
-  async tokenize(text: string): Promise<number[]> {
+  /** Token ids of a text, without a beginning-of-text token; strings that look like special tokens are plain text unless `parse` is asked for. */
+  async tokenize(text: string, options?: SpecialTokensOption): Promise<number[]> {
     checkArgument('tokenize', 'text', text, 'text');
-    return this.#client.call('tokenize', { text });
+    const special = checkSpecial('tokenize', options);
+    return this.#client.call('tokenize', { text, special });
   }
 
   /** Text of token ids; special tokens are left out. */
@@ -123,10 +124,11 @@ export class MobileLLM extends EventTarget {
   }
 
   /** How probable each of some continuations of one context is. */
-  async score(context: string, continuations: readonly string[]): Promise<Score[]> {
+  async score(context: string, continuations: readonly string[], options?: SpecialTokensOption): Promise<Score[]> {
     checkArgument('score', 'context', context, 'text');
     checkArgument('score', 'continuations', continuations, 'texts');
-    return this.#client.call('score', { context, continuations: [...continuations] });
+    const special = checkSpecial('score', options);
+    return this.#client.call('score', { context, continuations: [...continuations], special });
   }
 
   /** Hears of what happens to the loaded model. */

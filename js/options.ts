@@ -1,7 +1,7 @@
 /** Strict checking of everything a caller passes: an option that is unknown or ill-typed never passes silently. */
 import { invalidOption, reading, said } from './errors.js';
 import type {
-  AssetOptions, EstimateOptions, GenerateOptions, LoadOptions, Message, SessionOptions, SourceOptions, Tool,
+  CompletionOptions, SpecialTokensOption, AssetOptions, EstimateOptions, GenerateOptions, LoadOptions, Message, SessionOptions, SourceOptions, Tool,
 } from './types.js';
 import { node } from './platform.js';
 import type { GenerateRequest, LoadRequest } from './protocol.js';
@@ -70,6 +70,7 @@ const generate: Schema<GenerateOptions> = {
   ignoreEos: boolean,
   signal,
 };
+const special: Schema<SpecialTokensOption> = { specialTokens: oneOf('text', 'parse') };
 const session: Schema<SessionOptions> = {
   system: string,
   tools: (v) => arrayOf(tool, '')(v) && 'an array of { name, description?, parameters? }, or of { type: \'function\', function: {...} }',
@@ -213,6 +214,17 @@ export const checkGenerate = (call: string, options: unknown): { signal: AbortSi
     const request = { ...given, seed: seed ?? Math.floor(Math.random() * 2 ** 53), stop: texts, stopTokenIds: [...stopTokenIds] };
     return { signal, request };
   });
+
+/** The same for a completion, whose prompt may have special tokens in it. */
+export function checkCompletion(call: string, options: unknown): ReturnType<typeof checkGenerate> & { special: boolean } {
+  return reading(call, () => {
+    const { specialTokens, ...rest } = check<CompletionOptions>(call, options, { ...generate, ...special });
+    return { ...checkGenerate(call, rest), special: specialTokens === 'parse' };
+  });
+}
+
+export const checkSpecial = (call: string, options: unknown): boolean =>
+  reading(call, () => check<SpecialTokensOption>(call, options, special).specialTokens === 'parse');
 
 export const checkSession = (options: unknown) => reading('session', () => {
   const o = check<SessionOptions>('session', options, session);

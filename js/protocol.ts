@@ -12,8 +12,8 @@ export type LoadRequest = SourceRequest & Omit<EngineRequest, 'environment'>;
 export type GenerateRequest = Partial<Omit<EngineGenerate, 'specialTokens'>> & Pick<EngineGenerate, 'seed'>;
 
 export type Input =
-  /** Completed as it stands. */
-  | { prompt: string }
+  /** Completed as it stands; `special`: special tokens in it are read as such. */
+  | { prompt: string; special: boolean }
   /** Rendered by the chat template, which is asked for an answer. */
   | { messages: Message[]; tools: Tool[] | null; chatTemplate: string | null };
 
@@ -25,9 +25,9 @@ export interface Calls {
   openSession: [{ session: number; messages: Message[]; tools: Tool[] | null; chatTemplate: string | null }, { used: number }];
   cloneSession: [{ session: number; from: number }, null];
   closeSession: [{ session: number }, null];
-  tokenize: [{ text: string }, number[]];
+  tokenize: [{ text: string; special: boolean }, number[]];
   detokenize: [{ ids: number[] }, string];
-  score: [{ context: string; continuations: string[] }, Score[]];
+  score: [{ context: string; continuations: string[]; special: boolean }, Score[]];
   availability: [SourceRequest, Availability];
   estimate: [SourceRequest & EstimateRequest, Estimate];
   listModels: [null, ModelRecord[]];

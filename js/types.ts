@@ -122,13 +122,28 @@ export interface GenerateOptions extends Partial<Omit<GenerateRequest, 'maxToken
   maxTokens?: number;
   /** Integer from 0 to 2^53 - 1. Same seed, same text. Default: random; {@link GenerateResult.seed} tells it. */
   seed?: number;
-  /** The answer ends before the first of these strings, which may span tokens; it is not part of the text. */
+  /**
+   * The answer ends before the first of these strings, which may span tokens; it is not part of the text. The text of a special
+   * token ends it at that token.
+   */
   stop?: string | readonly string[];
   /** The answer ends at any of these tokens, besides the model's own. */
   stopTokenIds?: readonly number[];
   /** Aborts the run: it rejects with the signal's reason. A session keeps what was said until then. */
   signal?: AbortSignal;
 }
+
+/** How special tokens such as `<|im_start|>` that a text spells out are read. */
+export interface SpecialTokensOption {
+  /**
+   * `text` (default): as the characters they are, so that nothing that a stranger typed can pass for one. `parse`: as the tokens, for
+   * prompts that the caller put together from a template of his own.
+   */
+  specialTokens?: 'text' | 'parse';
+}
+
+/** Options of {@link MobileLLM.generate}. */
+export interface CompletionOptions extends GenerateOptions, SpecialTokensOption {}
 
 /** A piece of an answer, as soon as it is known. */
 export interface Chunk {
@@ -216,7 +231,7 @@ export interface Estimate extends Omit<EngineEstimate, 'freeBytes'> {
 export interface EventDetail {
   message: string;
   /** Of a `warning`. */
-  reason?: Exclude<LoadEvent['type'], 'progress'>;
+  reason?: Exclude<LoadEvent['type'], 'progress'> | 'special-tokens';
   /** Of `fallback`, `restored` and `threads`: what {@link MobileLLM.info} is now. */
   info?: Info;
   [key: string]: unknown;

@@ -4,7 +4,7 @@ import initSplitter, { Part as Splitter } from 'splitter-glue';
 import initTemplates, { Part as Templates } from 'templates-glue';
 import { installFileFetch } from './file-fetch.js';
 import type { Assets, Script } from './assets.js';
-import { cspBlocked, engineUnavailable, invalidOption, said, toWire, webGpuUnavailable } from './errors.js';
+import { cspBlocked, engineUnavailable, invalidOption, MobileLLMError, said, toWire, webGpuUnavailable } from './errors.js';
 import { node } from './platform.js';
 import { Forbidden, installPolicyFetch, noWasm } from './policy.js';
 import { plainLength, splitToolCalls } from './toolcalls.js';
@@ -207,8 +207,9 @@ const jsonOf = (value: unknown): string =>
   JSON.stringify(value).replace(/\\(?:ud[89a-f][0-9a-f]{2}|.)/g, (escape) => (escape.startsWith('\\ud') ? '\\ufffd' : escape));
 
 async function encode(input: Input, answer: boolean): Promise<Uint32Array> {
-  if ('prompt' in input) return loaded().encodePrompt(input.prompt);
+  if ('prompt' in input) return loaded().encodePrompt(input.prompt, input.special);
   await startTemplates();
+  if (input.tools && !input.chatTemplate) await loaded().findToolTemplate();
   const messages = input.messages.map(({ toolCalls, ...message }) =>
     toolCalls ? { ...message, tool_calls: toolCalls.map((call) => ({ type: 'function', function: call })) } : message,
   );
@@ -286,11 +287,38 @@ async function recover(): Promise<void> {
   }
 }
 
+/** Whether the warning was given: once for a model is enough. */
+let warnedOfSpecialTokens = false;
+
+/** A prompt that spells out special tokens was most likely meant to have them. */
+function warnOfSpecialTokens(input: Input): void {
+  if (warnedOfSpecialTokens || !('prompt' in input) || input.special || !loaded().spellsOutSpecial(input.prompt)) return;
+  warnedOfSpecialTokens = true;
+  const message = "the prompt spells out special tokens, which are read as plain text: generate(prompt, { specialTokens: 'parse' }) reads them as tokens";
+  post({ event: 'warning', detail: { reason: 'special-tokens', message } });
+}
+
+/** Of a conversation that is too long the error also says which message is the longest. */
+function withLongestTurn(thrown: unknown, input: Input): unknown {
+  const { code, message, remedy } = toWire(thrown);
+  if (code !== 'context-overflow' || !('messages' in input)) return thrown;
+  const lengths = input.messages.map(({ content }) => loaded().tokenize(content, false).length);
+  const longest = lengths.indexOf(Math.max(...lengths));
+  const which = `message ${longest + 1} of ${lengths.length} (${input.messages[longest]!.role}, ${lengths[longest]} tokens)`;
+  return new MobileLLMError(code, `${message}; the longest turn is ${which}`, remedy);
+}
+
 async function generate({ session, input, options }: Calls['generate'][0], id: number): Promise<Calls['generate'][1]> {
   const engine = loaded();
   const number = await surviving(async () => sessionOf(session));
   const withTools = 'messages' in input && input.tools !== null;
-  engine.begin(number, await encode(input, true), { ...options, specialTokens: withTools });
+  warnOfSpecialTokens(input);
+  const prompt = await encode(input, true);
+  try {
+    engine.begin(number, prompt, { ...options, specialTokens: withTools });
+  } catch (error) {
+    throw withLongestTurn(error, input);
+  }
   const tokenIds: number[] = [];
   const logprobs: TokenLogprobs[] = [];
   /** As decoded; with tools, calls and special tokens are in it. */
@@ -391,8 +419,17 @@ const handlers: Handlers = {
   },
   generate,
   async openSession({ session, ...input }) {
-    // Rendered now, so that a model without a template or a broken one fails here.
-    const used = (await encode(input, false)).length;
+    await startTemplates();
+    if (input.tools && !input.chatTemplate) await loaded().findToolTemplate();
+    // A model without a template, or with one that cannot be parsed, fails here.
+    loaded().checkTemplate(input.chatTemplate ?? undefined, input.tools !== null);
+    let used = 0;
+    try {
+      if (input.messages.length > 0) used = (await encode(input, false)).length;
+    } catch (error) {
+      // What a template refuses is an error of the turn that it refuses: many want a question, which is still to come.
+      if (toWire(error).code !== 'chat-template') throw error;
+    }
     return surviving(async () => {
       sessionOf(session);
       return { used };
@@ -410,9 +447,9 @@ const handlers: Handlers = {
     sessions.delete(session);
     return null;
   },
-  tokenize: ({ text }) => [...loaded().tokenize(text)],
+  tokenize: ({ text, special }) => [...loaded().tokenize(text, special)],
   detokenize: ({ ids }) => loaded().detokenize(Uint32Array.from(ids), false),
-  score: ({ context, continuations }) => surviving(() => loaded().score(context, continuations)),
+  score: ({ context, continuations, special }) => surviving(() => loaded().score(context, continuations, special)),
   availability: (request) => wasm.availability(request),
   async estimate(request) {
     const { freeBytes, ...sizes } = (await wasm.estimate(request)) as EngineEstimate;

@@ -41,7 +41,7 @@ pub enum Error {
     #[error("option {name}: {problem}")]
     InvalidOption { name: String, problem: String },
     /// The prompt does not fit into the KV cache.
-    #[error("the prompt has {tokens} tokens, the context holds {capacity}")]
+    #[error("the prompt has {tokens} tokens, {} too many: the context takes {capacity} and an answer", tokens.saturating_sub(*capacity))]
     ContextOverflow { tokens: usize, capacity: usize },
     /// The network or the server failed, after retries.
     #[error("{url}: {problem}")]

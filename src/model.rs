@@ -409,8 +409,8 @@ fn check_shape(info: &TensorInfo, slot: Slot, rows: usize, cols: usize) -> Resul
 }
 
 /// f16 bytes, or the first value that f16 cannot hold.
-fn to_f16(raw: &[u8], dtype: &Dtype) -> std::result::Result<Vec<u8>, (usize, f32)> {
-    if *dtype == Dtype::F16 {
+fn to_f16(raw: &[u8], dtype: Dtype) -> std::result::Result<Vec<u8>, (usize, f32)> {
+    if dtype == Dtype::F16 {
         return Ok(raw.to_vec());
     }
     let mut values = Vec::new();

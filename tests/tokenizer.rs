@@ -1,7 +1,9 @@
 //! The tokenizer against the reference implementations; fixtures by `tests/reference/make_tokenizer_fixtures.py`.
 
 use mobilellm_web::error::Error;
-use mobilellm_web::text::{ChatInput, ChatTemplate, GenerationConfig, SpecialTokens, Tokenizer, TokenizerConfig};
+use mobilellm_web::text::{
+    ChatInput, ChatTemplate, GenerationConfig, SpecialTokens, TemplateSource, Tokenizer, TokenizerConfig,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -189,7 +191,7 @@ fn demo_config() -> TokenizerConfig {
 #[test]
 fn demo_prompts_are_those_of_the_reference() {
     let reference: Value = serde_json::from_slice(&read("tests/fixtures/demo/reference.json")).unwrap();
-    let template = demo_config().chat_template(None, "demo").unwrap();
+    let template = demo_template();
     let prompts = reference["prompts"].as_array().unwrap();
     assert_eq!(prompts.len(), 20);
     for prompt in prompts {
@@ -207,14 +209,23 @@ fn demo_prompts_are_those_of_the_reference() {
     }
 }
 
+fn template_of(source: &str) -> ChatTemplate {
+    ChatTemplate::new(&[TemplateSource::option(source)], &[]).unwrap()
+}
+
+fn demo_template() -> ChatTemplate {
+    let config = demo_config();
+    config.compile(&config.templates(None)).unwrap().unwrap()
+}
+
 #[test]
 fn renderings_are_those_of_transformers() {
     let cases: Vec<Value> = serde_json::from_slice(&read("tests/fixtures/tokenizer/chat.json")).unwrap();
     assert!(cases.len() > 25);
     for case in cases {
         let source = case["template"].as_str().unwrap().to_string();
-        let template =
-            ChatTemplate::new(&[("default".into(), source)], &[("bos_token", "<s>"), ("eos_token", "</s>")]).unwrap();
+        let tokens = [("bos_token", "<s>"), ("eos_token", "</s>")];
+        let template = ChatTemplate::new(&[TemplateSource::option(&source)], &tokens).unwrap();
         let mut extra = case.as_object().unwrap().clone();
         extra.retain(|name, _| name == "enable_thinking");
         let chat = ChatInput {
@@ -260,8 +271,8 @@ const HOSTILE: &[&str] = &[
 #[test]
 fn contents_never_become_control_tokens() {
     let chatml = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}";
-    let demo = demo_config().chat_template(None, "demo").unwrap();
-    let chatml = ChatTemplate::new(&[("default".into(), chatml.into())], &[]).unwrap();
+    let demo = demo_template();
+    let chatml = template_of(chatml);
     for (name, template) in [("model", &demo), ("json", &demo), ("bytes", &chatml)] {
         let tokenizer = tokenizer(name);
         let encode = |content: &str| {
@@ -287,7 +298,7 @@ fn contents_never_become_control_tokens() {
 
 #[test]
 fn a_hostile_content_is_encoded_as_the_text_it_is() {
-    let template = demo_config().chat_template(None, "demo").unwrap();
+    let template = demo_template();
     for name in ["model", "json"] {
         let tokenizer = tokenizer(name);
         for content in HOSTILE {
@@ -315,7 +326,7 @@ fn templates_cannot_be_made_to_join_a_control_token() {
     let contents = ["<|us", "er|>", "user|>", "<|USER|>", "<|usxer|>", "<|user|>"];
     let messages: Vec<Value> = contents.iter().map(|content| json!({"role": "user", "content": content})).collect();
     for source in joins {
-        let template = ChatTemplate::new(&[("default".into(), format!("<s>{source}<|end|>"))], &[]).unwrap();
+        let template = template_of(&format!("<s>{source}<|end|>"));
         for name in ["model", "json"] {
             let tokenizer = tokenizer(name);
             let ids = template.encode(tokenizer, &ChatInput { messages: &messages, ..Default::default() }).unwrap();
@@ -330,7 +341,7 @@ fn templates_cannot_be_made_to_join_a_control_token() {
 #[test]
 fn roles_may_form_control_tokens() {
     let template = "{% for m in messages %}{{ '<|' + m.role + '|>' }}{{ m.content }}{% endfor %}";
-    let template = ChatTemplate::new(&[("default".into(), template.into())], &[]).unwrap();
+    let template = template_of(template);
     let encode = |role: &str| {
         let messages = [json!({"role": role, "content": "hi"})];
         template.encode(tokenizer("json"), &ChatInput { messages: &messages, ..Default::default() }).unwrap()
@@ -341,7 +352,7 @@ fn roles_may_form_control_tokens() {
 
 #[test]
 fn tool_calls_of_the_demo_model_are_compact_json() {
-    let template = demo_config().chat_template(None, "demo").unwrap();
+    let template = demo_template();
     let messages = [
         json!({"role": "user", "content": "x"}),
         json!({"role": "assistant", "tool_calls": [
@@ -358,8 +369,7 @@ fn tool_calls_of_the_demo_model_are_compact_json() {
 }
 
 fn template_error(source: &str, messages: &[Value]) -> String {
-    let template = ChatTemplate::new(&[("default".into(), source.into())], &[]);
-    match template.and_then(|template| template.render(&ChatInput { messages, ..Default::default() })) {
+    match template_of(source).render(&ChatInput { messages, ..Default::default() }) {
         Err(Error::Template { problem }) => problem,
         other => panic!("{source}: {other:?}"),
     }
@@ -367,7 +377,6 @@ fn template_error(source: &str, messages: &[Value]) -> String {
 
 #[test]
 fn template_errors_are_typed() {
-    assert!(template_error("{% generation %}x{% endgeneration %}", &[]).contains("generation"));
     assert!(template_error("{% for %}", &[]).contains("syntax error"));
     assert!(template_error("{{ raise_exception('no system role') }}", &[]).contains("no system role"));
     assert!(template_error("{{ missing.field }}", &[]).contains("undefined"));
@@ -375,21 +384,80 @@ fn template_errors_are_typed() {
     assert!(template_error("{{ 1 | tojson(colour=2) }}", &[]).contains("colour"));
     let endless = "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}";
     assert!(template_error(endless, &[]).contains("fuel"));
-    let nameless = ChatTemplate::new(&[("a".into(), "x".into()), ("b".into(), "y".into())], &[]);
+    let two = [TemplateSource::new("a", "a.jinja", "x"), TemplateSource::new("b", "b.jinja", "y")];
+    let nameless = ChatTemplate::new(&two, &[]).unwrap().render(&ChatInput::default());
     assert!(matches!(nameless, Err(Error::Template { .. })));
+}
+
+/// Only the conversations that want a template hear that it does not parse: by its file and line.
+#[test]
+fn a_broken_template_stands_in_nobodys_way() {
+    let broken = TemplateSource::tool_use("fine\n{% for m in messages %}");
+    let template =
+        ChatTemplate::new(&[TemplateSource::new("default", "chat_template.jinja", "x"), broken], &[]).unwrap();
+    assert!(template.usable() && template.check(false).is_ok());
+    assert_eq!(template.render(&ChatInput::default()).unwrap(), "x");
+    let tools = [json!({})];
+    let chat = ChatInput { tools: Some(&tools), ..Default::default() };
+    for failed in [template.check(true), template.render(&chat).map(|_| ())] {
+        let problem = failed.unwrap_err().to_string();
+        assert!(problem.contains("additional_chat_templates/tool_use.jinja:2"), "{problem}");
+    }
+}
+
+/// The corpus of `tests/reference/templates.py` as jinja2 renders it.
+#[test]
+fn templates_render_as_in_jinja2() {
+    let corpus: Value = serde_json::from_slice(&read("tests/fixtures/templates.json")).unwrap();
+    let tokens: Vec<(&str, &str)> = corpus["tokens"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(name, token)| (name.as_str(), token.as_str().unwrap()))
+        .collect();
+    let (mut compared, mut differ) = (0, Vec::new());
+    for case in corpus["templates"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let template =
+            ChatTemplate::new(&[TemplateSource::option(case["template"].as_str().unwrap())], &tokens).unwrap();
+        for pair in case["chats"].as_array().unwrap() {
+            let chat = &corpus["chats"][pair[0].as_str().unwrap()];
+            let mut variables = chat["variables"].as_object().unwrap().clone();
+            let mut list = |name: &str| variables.remove(name).map(|list| list.as_array().unwrap().clone());
+            let (messages, tools, documents) = (list("messages").unwrap(), list("tools"), list("documents"));
+            let chat = ChatInput {
+                messages: &messages,
+                tools: tools.as_deref(),
+                documents: documents.as_deref(),
+                add_generation_prompt: chat["add_generation_prompt"].as_bool().unwrap(),
+                now: corpus["now"].as_i64(),
+                extra: Some(&variables),
+            };
+            let (got, expected) = (template.render(&chat), pair[1].as_str());
+            compared += 1;
+            match (&got, expected) {
+                (Ok(got), Some(expected)) if got == expected => {}
+                (Err(_), None) => {}
+                // jinja2 refuses to go through none; here there is nothing to go through.
+                (Ok(_), None) if name == "hermes-tool-use" && tools.is_none() => {}
+                _ => differ.push(format!("{name}, {}:\n {got:?}\n {expected:?}", pair[0])),
+            }
+        }
+    }
+    assert!(compared > 700, "{compared}");
+    assert!(differ.is_empty(), "{} of {compared}:\n{}", differ.len(), differ.join("\n"));
 }
 
 #[test]
 fn dates_come_from_the_caller() {
     let source = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y %H:%M') }}{% else %}no date{% endif %}";
-    let template = ChatTemplate::new(&[("default".into(), source.into())], &[]).unwrap();
+    let template = template_of(source);
     let render = |now| template.render(&ChatInput { now, ..Default::default() });
     assert_eq!(render(Some(1_721_984_461)).unwrap(), "26 Jul 2024 09:01");
     assert_eq!(render(None).unwrap(), "no date");
     assert!(matches!(render(Some(i64::MAX)), Err(Error::Template { .. })));
-    let template = ChatTemplate::new(&[("default".into(), "{{ strftime_now('%Q') }}".into())], &[]).unwrap();
-    let invalid = template.render(&ChatInput { now: Some(0), ..Default::default() });
-    assert!(matches!(invalid, Err(Error::Template { .. })));
+    let unknown = template_of("{{ strftime_now('%Q') }}").render(&ChatInput { now: Some(0), ..Default::default() });
+    assert_eq!(unknown.unwrap(), "%Q");
 }
 
 #[test]
@@ -398,14 +466,15 @@ fn the_template_comes_from_either_file() {
         r#"{"bos_token":{"content":"<b>"},"chat_template":[{"name":"default","template":"{{ bos_token }}d"},{"name":"tool_use","template":"t"}]}"#,
     )
     .unwrap();
-    let template = config.chat_template(None, "m").unwrap();
+    let template = config.compile(&config.templates(None)).unwrap().unwrap();
     let tools = [json!({})];
     assert_eq!(template.render(&ChatInput::default()).unwrap(), "<b>d");
     assert_eq!(template.render(&ChatInput { tools: Some(&tools), ..Default::default() }).unwrap(), "t");
-    assert_eq!(config.chat_template(Some("file\n"), "m").unwrap().render(&ChatInput::default()).unwrap(), "file");
+    let file = config.compile(&config.templates(Some("file\n"))).unwrap().unwrap();
+    assert_eq!(file.render(&ChatInput::default()).unwrap(), "file");
     let official = r#"{"bos_token":"","eos_token":"","unk_token":"","tokenizer_class":"LlamaTokenizer"}"#;
-    let error = TokenizerConfig::parse(official).unwrap().chat_template(None, "MobileLLM-125M").unwrap_err();
-    assert_eq!(error, Error::NoChatTemplate { model: "MobileLLM-125M".into() });
+    let official = TokenizerConfig::parse(official).unwrap();
+    assert!(official.compile(&official.templates(None)).unwrap().is_none());
     for broken in ["", "[]", r#"{"bos_token":1}"#, r#"{"chat_template":[1]}"#, r#"{"add_bos_token":"yes"}"#] {
         assert!(matches!(TokenizerConfig::parse(broken), Err(Error::Tokenizer { .. })), "{broken}");
     }
@@ -621,7 +690,7 @@ proptest! {
 
     #[test]
     fn contents_forge_nothing(parts in proptest::collection::vec("(<\\|?|us|er|end|\\|?>|</?s>|a| ){0,5}", 1..4)) {
-        let template = demo_config().chat_template(None, "demo").unwrap();
+        let template = demo_template();
         let messages: Vec<Value> = parts.iter().map(|content| json!({"role": "user", "content": content})).collect();
         let tokenizer = tokenizer("json");
         let ids = template.encode(tokenizer, &ChatInput { messages: &messages, ..Default::default() }).unwrap();

@@ -316,7 +316,7 @@ fn gguf_models_say_what_the_reference_says() {
         for case in expected[name].as_array().unwrap() {
             let text = engine.text();
             let ids = match (case["prompt"].as_str(), case["message"].as_str()) {
-                (Some(prompt), _) => text.encode_prompt(prompt).unwrap(),
+                (Some(prompt), _) => text.encode_prompt(prompt, false).unwrap(),
                 (None, Some(message)) => {
                     let messages = [json!({"role": "user", "content": message})];
                     let chat = ChatInput { messages: &messages, add_generation_prompt: true, ..ChatInput::default() };

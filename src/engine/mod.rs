@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::model::{Loader, Model};
 use crate::session::{FinishReason, GenerateOptions, Generation, Session, Step};
-use crate::text::{Decoder, StopStrings, TextFiles, TextModel};
+use crate::text::{Decoder, StopStrings, TOOL_TEMPLATE, TextFiles, TextModel};
 use crate::weights::TensorInfo;
 use crate::weights::checkpoint::{Checkpoint, Report};
 use crate::weights::formats::gguf::blocks;
@@ -311,6 +311,8 @@ impl<B: Backend> Loaded<B> {
     pub fn begin(&mut self, id: u32, prompt: &[u32], options: &Options) -> Result<()> {
         self.stop();
         let session = self.sessions.get_mut(&id).ok_or(CLOSED)?;
+        let mut options = options.clone();
+        options.stop_token_ids.extend(special_stops(&self.text, &options)?);
         let mut stop_ids = options.stop_token_ids.clone();
         if !options.ignore_eos {
             stop_ids.extend(self.text.eos());
@@ -327,7 +329,7 @@ impl<B: Backend> Loaded<B> {
             generation,
             decoder: Some(self.text.tokenizer().decoder(prompt.last().copied(), options.special_tokens)),
             stops: StopStrings::new(&options.stop),
-            options: options.clone(),
+            options,
             prompt_tokens: prompt.len(),
             started: Instant::now(),
             first: None,
@@ -423,6 +425,27 @@ impl<B: Backend> Loaded<B> {
         }
         Ok(scores)
     }
+}
+
+/// Ids of the stop strings that are special tokens: the text of an answer leaves those out, so they are never found there.
+///
+/// # Errors
+/// [`Error::InvalidOption`] for one that has a special token and more, where the text does not show them.
+fn special_stops(text: &TextModel, options: &Options) -> Result<Vec<u32>> {
+    let tokenizer = text.tokenizer();
+    let mut ids = Vec::new();
+    for stop in &options.stop {
+        match tokenizer.token_id(stop) {
+            Some(id) if tokenizer.is_control(id) => ids.push(id),
+            _ if options.special_tokens || !tokenizer.spells_out_control(stop) => {}
+            _ => {
+                let problem =
+                    format!("{stop:?} has a special token and more: give that token alone, or its id as stopTokenIds");
+                return Err(Error::option("stop", problem));
+            }
+        }
+    }
+    Ok(ids)
 }
 
 const CLOSED: Error = Error::Closed { what: "the session" };
@@ -690,6 +713,7 @@ impl Engine {
             tokenizer_config: text(tokenizer_config, "tokenizer_config.json")?,
             generation_config: text(generation_config, "generation_config.json")?,
             chat_template: text(chat_template, "chat_template.jinja")?,
+            tool_template: text(checkpoint.near_file(TOOL_TEMPLATE).await, TOOL_TEMPLATE)?,
         };
         checkpoint.expect_load();
         let text = Rc::new(TextModel::new(checkpoint.id(), &config, &files)?);

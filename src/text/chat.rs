@@ -40,7 +40,35 @@ pub struct ChatInput<'a> {
 
 const STAND_INS: std::ops::RangeInclusive<char> = '\u{100000}'..='\u{10fffd}';
 
-/// A chat template, compiled when it is first used or, where the part that can is at hand, at once.
+/// `mobilellm_text::templates::Template`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TemplateSource {
+    /// `default` is used, or `tool_use`, if there is one, when there are tools; the only one whatever its name.
+    pub name: String,
+    /// Where it is from, for messages; no two of a model have the same.
+    pub file: String,
+    pub source: String,
+}
+
+impl TemplateSource {
+    pub const TOOL_USE: &str = "tool_use";
+
+    pub fn new(name: &str, file: &str, source: &str) -> Self {
+        TemplateSource { name: name.into(), file: file.into(), source: source.into() }
+    }
+
+    /// The text of [`super::TOOL_TEMPLATE`].
+    pub fn tool_use(source: &str) -> Self {
+        Self::new(Self::TOOL_USE, super::TOOL_TEMPLATE, source)
+    }
+
+    /// One that the caller gave.
+    pub fn option(source: &str) -> Self {
+        Self::new("default", "chatTemplate", source)
+    }
+}
+
+/// The chat templates of a model, compiled when they are first used or, where the part that can is at hand, at once.
 #[derive(Debug)]
 pub struct ChatTemplate {
     compiled: LazyPart,
@@ -54,19 +82,30 @@ struct Request<'a> {
     variables: &'a Map<String, Value>,
     add_generation_prompt: bool,
     now: Option<i64>,
+    check: bool,
 }
 
 impl ChatTemplate {
-    /// `templates` are (name, source): `default` is used, or `tool_use`, if there is one, when there are tools.
-    /// `tokens` are variables such as (`bos_token`, `<s>`).
-    ///
-    /// # Errors
-    /// [`Error::Template`] if a template does not parse or none is called `default`; in a browser maybe only when it is
-    /// first used.
-    pub fn new(templates: &[(String, String)], tokens: &[(&str, &str)]) -> Result<Self> {
-        let used = templates.iter().flat_map(|(_, source)| private_use(source)).collect();
+    /// `tokens` are variables such as (`bos_token`, `<s>`). One that does not parse is an error of [`check`](Self::check) and of
+    /// what is rendered with it.
+    pub fn new(templates: &[TemplateSource], tokens: &[(&str, &str)]) -> Result<Self> {
+        let used = templates.iter().flat_map(|template| private_use(&template.source)).collect();
         let specification = json!({ "templates": templates, "tokens": tokens });
         Ok(ChatTemplate { compiled: LazyPart::new(Kind::Templates, &specification).map_err(failed)?, used })
+    }
+
+    /// Whether the template for conversations without tools parses; yes where the part that can tell is not at hand.
+    pub fn usable(&self) -> bool {
+        !self.compiled.at_hand() || self.check(false).is_ok()
+    }
+
+    /// # Errors
+    /// [`Error::Template`] if there is no template for such conversations, or it does not parse.
+    pub fn check(&self, tools: bool) -> Result<()> {
+        let tools = if tools { Value::Array(Vec::new()) } else { Value::Null };
+        let variables = Map::from_iter([("tools".to_owned(), tools)]);
+        let request = Request { variables: &variables, add_generation_prompt: false, now: None, check: true };
+        self.compiled.call(&request).map(|_: String| ()).map_err(failed)
     }
 
     /// The prompt as text, for people to read. For ids use [`encode`](Self::encode): in this text a control token of
@@ -99,8 +138,8 @@ impl ChatTemplate {
     }
 
     fn run(&self, variables: &Variables, chat: &ChatInput) -> Result<String> {
-        let request =
-            Request { variables: &variables.0, add_generation_prompt: chat.add_generation_prompt, now: chat.now };
+        let add_generation_prompt = chat.add_generation_prompt;
+        let request = Request { variables: &variables.0, add_generation_prompt, now: chat.now, check: false };
         self.compiled.call(&request).map_err(failed)
     }
 }

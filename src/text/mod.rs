@@ -15,7 +15,7 @@ mod settings;
 mod stop;
 mod tokenizer;
 
-pub use chat::{ChatInput, ChatTemplate};
+pub use chat::{ChatInput, ChatTemplate, TemplateSource};
 pub use decoder::Decoder;
 pub use settings::{GenerationConfig, SpecialTokens, TokenizerConfig};
 pub use stop::StopStrings;
@@ -25,6 +25,8 @@ pub use tokenizer::sentencepiece_pieces;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 /// The files beside the weights, each as it was found or not.
 #[derive(Default)]
@@ -34,7 +36,12 @@ pub struct TextFiles {
     pub tokenizer_config: Option<String>,
     pub generation_config: Option<String>,
     pub chat_template: Option<String>,
+    /// [`TOOL_TEMPLATE`]; where it was not looked for, [`TextModel::add_tool_template`] may bring it later.
+    pub tool_template: Option<String>,
 }
+
+/// The template for conversations with tools, in the layout of transformers 4.52 and later.
+pub const TOOL_TEMPLATE: &str = "additional_chat_templates/tool_use.jinja";
 
 /// Text <-> ids for one model.
 pub struct TextModel {
@@ -42,8 +49,11 @@ pub struct TextModel {
     tokenizer: Tokenizer,
     special: SpecialTokens,
     settings: TokenizerConfig,
-    /// `None`: a completion model.
-    template: Option<ChatTemplate>,
+    /// Of a completion model none. One that does not parse is an error of the chats that want it.
+    templates: RefCell<Vec<TemplateSource>>,
+    template: RefCell<Option<Rc<ChatTemplate>>>,
+    /// Nobody need look for [`TOOL_TEMPLATE`] (any more).
+    tool_template_known: Cell<bool>,
 }
 
 impl TextModel {
@@ -74,14 +84,6 @@ impl TextModel {
             let checked = config.check_ids(&generation.eos_token_ids);
             checked.map_err(|problem| Error::generation_config("eos_token_id", problem))?;
         }
-        let template = settings
-            .as_ref()
-            .unwrap_or(&TokenizerConfig::default())
-            .chat_template(files.chat_template.as_deref(), name);
-        let template = match template {
-            Err(Error::NoChatTemplate { .. }) => None,
-            other => Some(other?),
-        };
         let special = SpecialTokens::resolve(
             config.bos_token_id,
             &config.eos_token_ids,
@@ -89,7 +91,20 @@ impl TextModel {
             settings.as_ref(),
             &tokenizer,
         );
-        Ok(TextModel { name: name.into(), tokenizer, special, settings: settings.unwrap_or_default(), template })
+        let settings = settings.unwrap_or_default();
+        let mut templates = settings.templates(files.chat_template.as_deref());
+        templates.extend(files.tool_template.as_deref().map(TemplateSource::tool_use));
+        let template = settings.compile(&templates)?.map(Rc::new);
+        let tool_template_known = templates.iter().any(|template| template.name == TemplateSource::TOOL_USE);
+        Ok(TextModel {
+            name: name.into(),
+            tokenizer,
+            special,
+            settings,
+            tool_template_known: Cell::new(tool_template_known || templates.is_empty()),
+            templates: RefCell::new(templates),
+            template: RefCell::new(template),
+        })
     }
 
     pub fn tokenizer(&self) -> &Tokenizer {
@@ -119,39 +134,69 @@ impl TextModel {
         opened.map(|_| ()).map_err(|problem| Error::tokenizer("tokenizer.json", problem))
     }
 
+    /// Whether there is a template that can be used, as far as can be told.
     pub fn has_chat_template(&self) -> bool {
-        self.template.is_some()
+        self.template.borrow().as_ref().is_some_and(|template| template.usable())
     }
 
-    /// Ids of a plain prompt, beginning with BOS where the model is used to it. Control tokens spelt out in the text stay text.
-    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids: Vec<u32> = self.special.bos.filter(|_| self.special.add_bos).into_iter().collect();
-        ids.extend(self.tokenizer.encode(text)?);
-        Ok(ids)
+    /// Whether [`TOOL_TEMPLATE`] might be there and was not looked for: true once.
+    pub fn wants_tool_template(&self) -> bool {
+        !self.tool_template_known.replace(true)
+    }
+
+    /// Adds the text of [`TOOL_TEMPLATE`].
+    pub fn add_tool_template(&self, source: &str) -> Result<()> {
+        self.templates.borrow_mut().push(TemplateSource::tool_use(source));
+        let template = self.settings.compile(&self.templates.borrow())?.map(Rc::new);
+        self.template.replace(template);
+        Ok(())
+    }
+
+    /// What stands in the way of a chat through the model's template, or through this one, before anything is said.
+    ///
+    /// # Errors
+    /// [`Error::NoChatTemplate`] for a completion model; [`Error::Template`] if the template does not parse.
+    pub fn check_template(&self, template: Option<&str>, tools: bool) -> Result<()> {
+        self.template(template)?.check(tools)
+    }
+
+    /// Ids of a plain prompt, beginning with BOS where the model is used to it. Control tokens spelt out in the text stay text,
+    /// or are read as such if `parse_special`: for prompts that no stranger had a hand in.
+    pub fn encode_prompt(&self, text: &str, parse_special: bool) -> Result<Vec<u32>> {
+        let ids = self.encode_text(text, parse_special)?;
+        let bos = self.special.bos.filter(|bos| self.special.add_bos && !(parse_special && ids.first() == Some(bos)));
+        Ok(bos.into_iter().chain(ids).collect())
+    }
+
+    /// The same without BOS.
+    pub fn encode_text(&self, text: &str, parse_special: bool) -> Result<Vec<u32>> {
+        if parse_special { self.tokenizer.encode_with_control(text) } else { self.tokenizer.encode(text) }
     }
 
     /// Ids of a conversation, through the model's chat template.
     ///
     /// # Errors
-    /// [`Error::NoChatTemplate`] for a completion model; [`Error::Template`] if the template rejects the messages.
+    /// [`Error::NoChatTemplate`] for a completion model; [`Error::Template`] if the template does not parse or rejects the messages.
     pub fn encode_chat(&self, chat: &ChatInput) -> Result<Vec<u32>> {
-        self.template()?.encode(&self.tokenizer, chat)
+        self.encode_chat_with(None, chat)
     }
 
     /// The same, through another template (Jinja source) if one is given.
     pub fn encode_chat_with(&self, template: Option<&str>, chat: &ChatInput) -> Result<Vec<u32>> {
-        match template {
-            None => self.encode_chat(chat),
-            Some(_) => self.settings.chat_template(template, &self.name)?.encode(&self.tokenizer, chat),
-        }
+        self.template(template)?.encode(&self.tokenizer, chat)
     }
 
     /// The same as text, for people to read.
     pub fn render_chat(&self, chat: &ChatInput) -> Result<String> {
-        self.template()?.render(chat)
+        self.template(None)?.render(chat)
     }
 
-    fn template(&self) -> Result<&ChatTemplate> {
-        self.template.as_ref().ok_or_else(|| Error::NoChatTemplate { model: self.name.clone() })
+    /// The model's own, or that of this source.
+    fn template(&self, source: Option<&str>) -> Result<Rc<ChatTemplate>> {
+        let template = match source {
+            None => self.template.borrow().clone(),
+            Some(source) => self.settings.compile(&[TemplateSource::option(source)])?.map(Rc::new),
+        };
+        template.ok_or_else(|| Error::NoChatTemplate { model: self.name.clone() })
     }
 }

@@ -40,6 +40,11 @@ impl LazyPart {
         Ok(lazy)
     }
 
+    /// Whether it is open or can be opened now.
+    pub fn at_hand(&self) -> bool {
+        self.part.get().is_some() || at_hand(self.kind)
+    }
+
     pub fn open(&self) -> Result<&Part, String> {
         if let Some(part) = self.part.get() {
             return Ok(part);

@@ -1,6 +1,6 @@
 //! `tokenizer_config.json` and `generation_config.json` -> what the engine must know: BOS, EOS, the chat template.
 
-use super::{ChatTemplate, Tokenizer};
+use super::{ChatTemplate, TemplateSource, Tokenizer};
 use crate::config::token_ids;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
@@ -61,20 +61,27 @@ impl TokenizerConfig {
         })
     }
 
-    /// The chat template: the text of `chat_template.jinja` if the model has that file, else the one in this file.
-    ///
-    /// # Errors
-    /// [`Error::NoChatTemplate`] for a completion model, which has neither; [`Error::Template`] if it does not parse.
-    pub fn chat_template(&self, jinja_file: Option<&str>, model: &str) -> Result<ChatTemplate> {
-        let file = jinja_file.map(|source| vec![("default".to_string(), source.to_string())]);
-        let templates = file.as_ref().unwrap_or(&self.chat_templates);
+    /// The chat templates: the text of `chat_template.jinja` if the model has that file, else those in this file.
+    pub fn templates(&self, jinja_file: Option<&str>) -> Vec<TemplateSource> {
+        if let Some(source) = jinja_file {
+            return vec![TemplateSource::new("default", "chat_template.jinja", source)];
+        }
+        let file = |name: &str| match self.chat_templates.len() {
+            1 => "tokenizer_config.json".to_owned(),
+            _ => format!("tokenizer_config.json: {name}"),
+        };
+        self.chat_templates.iter().map(|(name, source)| TemplateSource::new(name, &file(name), source)).collect()
+    }
+
+    /// `None` for a completion model, which has no template.
+    pub fn compile(&self, templates: &[TemplateSource]) -> Result<Option<ChatTemplate>> {
         if templates.is_empty() {
-            return Err(Error::NoChatTemplate { model: model.into() });
+            return Ok(None);
         }
         let mut tokens: Vec<(&str, &str)> = self.other_tokens.iter().map(|(n, t)| (n.as_str(), t.as_str())).collect();
         tokens.extend(self.bos_token.as_deref().map(|token| ("bos_token", token)));
         tokens.extend(self.eos_token.as_deref().map(|token| ("eos_token", token)));
-        ChatTemplate::new(templates, &tokens)
+        ChatTemplate::new(templates, &tokens).map(Some)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::engine::{self, DeviceChoice, OpenOptions, SelfCheck};
 use crate::error::{Error, Result};
 use crate::packed::GROUP;
 use crate::protocol::{CacheChoice, EngineRequest, Estimate, EstimateRequest, ResolvedSource, SourceRequest};
-use crate::text::ChatInput;
+use crate::text::{ChatInput, TOOL_TEMPLATE};
 use crate::weights::checkpoint::{self, Checkpoint};
 use crate::weights::file::FileMeta;
 use crate::weights::progress;
@@ -170,6 +170,10 @@ impl Source for WebSource {
 
     fn remote(&self) -> bool {
         self.keep && each!(self, s => s.remote())
+    }
+
+    fn local(&self) -> bool {
+        each!(self, s => s.local())
     }
 }
 
@@ -340,10 +344,46 @@ impl Engine {
         Ok(self.inner.session_tokens(session)?.len())
     }
 
-    /// Ids of a plain prompt, BOS included where the model is used to it.
+    /// Ids of a plain prompt, BOS included where the model is used to it; `special`: special tokens in it are read as such.
     #[wasm_bindgen(js_name = encodePrompt)]
-    pub fn encode_prompt(&self, text: &str) -> Js<Vec<u32>> {
-        Ok(self.inner.text().encode_prompt(text)?)
+    pub fn encode_prompt(&self, text: &str, special: bool) -> Js<Vec<u32>> {
+        Ok(self.inner.text().encode_prompt(text, special)?)
+    }
+
+    /// Whether a text has the text of a special token in it.
+    #[wasm_bindgen(js_name = spellsOutSpecial)]
+    pub fn spells_out_special(&self, text: &str) -> bool {
+        self.inner.text().tokenizer().spells_out_control(text)
+    }
+
+    /// Looks for the model's template for conversations with tools, if nobody did: at most one request. A file that cannot be had
+    /// counts as absent.
+    #[wasm_bindgen(js_name = findToolTemplate)]
+    pub async fn find_tool_template(&self) -> Js<()> {
+        let text = self.inner.text().clone();
+        if !text.wants_tool_template() {
+            return Ok(());
+        }
+        let found = match self.options.cache {
+            CacheChoice::IndexedDb => {
+                let checkpoint = self.source.checkpoint(self.options.verify, None, |_| {}).await?;
+                checkpoint.file(TOOL_TEMPLATE).await.ok().flatten()
+            }
+            CacheChoice::None => {
+                let found = self.source.source()?.read_all(TOOL_TEMPLATE, 1 << 20).await;
+                found.ok().flatten().map(|bytes| bytes.to_vec())
+            }
+        };
+        if let Some(source) = found.and_then(|bytes| String::from_utf8(bytes).ok()) {
+            text.add_tool_template(&source)?;
+        }
+        Ok(())
+    }
+
+    /// Throws where no conversation is possible, whatever is said: there is no template, or it does not parse.
+    #[wasm_bindgen(js_name = checkTemplate)]
+    pub fn check_template(&self, template: Option<String>, tools: bool) -> Js<()> {
+        Ok(self.inner.text().check_template(template.as_deref(), tools)?)
     }
 
     /// Ids of a conversation: `messages` and `tools` are JSON arrays as Hugging Face's templates know them, `template` replaces
@@ -369,9 +409,9 @@ impl Engine {
         Ok(self.inner.text().encode_chat_with(template.as_deref(), &chat)?)
     }
 
-    /// Ids of a text alone: no BOS, no control tokens.
-    pub fn tokenize(&self, text: &str) -> Js<Vec<u32>> {
-        Ok(self.inner.text().tokenizer().encode(text)?)
+    /// Ids of a text alone, without BOS; `special`: special tokens in it are read as such.
+    pub fn tokenize(&self, text: &str, special: bool) -> Js<Vec<u32>> {
+        Ok(self.inner.text().encode_text(text, special)?)
     }
 
     pub fn detokenize(&self, ids: &[u32], control: bool) -> String {
@@ -403,12 +443,12 @@ impl Engine {
 
     /// [`engine::Score`]s of continuations of one context.
     #[wasm_bindgen(unchecked_return_type = "Score[]")]
-    pub async fn score(&mut self, context: &str, continuations: Vec<String>) -> Js<JsValue> {
+    pub async fn score(&mut self, context: &str, continuations: Vec<String>, special: bool) -> Js<JsValue> {
         let text = self.inner.text().clone();
-        let alone = text.encode_prompt(context)?;
+        let alone = text.encode_prompt(context, special)?;
         let mut sequences = Vec::with_capacity(continuations.len());
         for continuation in &continuations {
-            let ids = text.encode_prompt(&format!("{context}{continuation}"))?;
+            let ids = text.encode_prompt(&format!("{context}{continuation}"), special)?;
             // Where a token spans the border, it belongs to the continuation.
             let split = alone.iter().zip(&ids).take_while(|(a, b)| a == b).count();
             sequences.push((ids, split));

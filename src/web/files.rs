@@ -93,4 +93,8 @@ impl Source for FilesSource {
     fn remote(&self) -> bool {
         false
     }
+
+    fn local(&self) -> bool {
+        true
+    }
 }

@@ -268,6 +268,15 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         if skip { None } else { self.file(name).await.ok().flatten() }
     }
 
+    /// A file that is here, or that costs nothing to look for; no failure if it cannot be read.
+    pub async fn near_file(&self, name: &str) -> Option<Vec<u8>> {
+        let known = {
+            let record = self.record.borrow();
+            record.complete && record.files.contains_key(name)
+        };
+        if known || self.source.local() { self.file(name).await.ok().flatten() } else { None }
+    }
+
     async fn file_inner(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let expected = self.record.borrow().plan.others.iter().find(|f| f.name == name).and_then(|f| f.sha256);
         let known = self.record.borrow().files.get(name).cloned();
@@ -286,6 +295,9 @@ impl<H: Host, S: Source<Bytes = H::Bytes>, T: Store<Bytes = H::Bytes>> Checkpoin
         let (bytes, got) = loop {
             let Some(bytes) = self.small_file(name).await? else {
                 self.record.borrow_mut().files.insert(name.into(), None);
+                if complete {
+                    self.put_record().await;
+                }
                 return Ok(None);
             };
             let got = self.host.sha256(&bytes).await?;

@@ -40,7 +40,7 @@ use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
 /// Element type of a stored tensor. Those after the first three are ggml's: blocks of a row, with scales of their own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Dtype {
     F16,
     Bf16,
@@ -60,14 +60,41 @@ pub enum Dtype {
     Q6K,
     /// One that no weight may have, by its name in the file, with the bits of an element.
     Unread {
-        name: String,
+        name: TypeName,
         bits: u64,
     },
 }
 
+/// Name of a type that is not read, as files have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TypeName(pub &'static str);
+
+impl From<&str> for TypeName {
+    fn from(name: &str) -> Self {
+        const SAFETENSORS: &str =
+            "BOOL U8 I8 U16 I16 U32 I32 U64 I64 F64 C64 F4 F6_E2M3 F6_E3M2 F8_E5M2 F8_E4M3 F8_E8M0";
+        const TORCH: &str =
+            "BoolStorage ByteStorage CharStorage ShortStorage IntStorage LongStorage DoubleStorage ComplexFloatStorage";
+        let mut known = SAFETENSORS.split(' ').chain(TORCH.split(' '));
+        TypeName(known.find(|known| *known == name).unwrap_or("of an unknown kind"))
+    }
+}
+
+impl Serialize for TypeName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for TypeName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        Ok(String::deserialize(deserializer)?.as_str().into())
+    }
+}
+
 impl Dtype {
     /// Elements of a block, which lies within one row, and its bytes.
-    pub fn block(&self) -> (u64, u64) {
+    pub fn block(self) -> (u64, u64) {
         match self {
             Dtype::F16 | Dtype::Bf16 => (1, 2),
             Dtype::F32 => (1, 4),
@@ -79,12 +106,12 @@ impl Dtype {
             Dtype::Q4K => (256, 144),
             Dtype::Q5K => (256, 176),
             Dtype::Q6K => (256, 210),
-            Dtype::Unread { bits, .. } => (8, *bits),
+            Dtype::Unread { bits, .. } => (8, bits),
         }
     }
 
     /// Bytes of whole blocks.
-    pub fn bytes(&self, elements: u64) -> u64 {
+    pub fn bytes(self, elements: u64) -> u64 {
         match (self, self.block()) {
             // Rows of these need not be whole bytes.
             (Dtype::Unread { bits, .. }, _) => elements * bits / 8,
@@ -93,7 +120,7 @@ impl Dtype {
     }
 
     /// Appends the values of whole blocks.
-    pub fn to_f32(&self, bytes: &[u8], out: &mut Vec<f32>) {
+    pub fn to_f32(self, bytes: &[u8], out: &mut Vec<f32>) {
         match self {
             Dtype::F16 => out.extend(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32())),
             Dtype::Bf16 => out.extend(bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),

@@ -1,6 +1,6 @@
 //! Which of a checkpoint's tensors are weights of the model, whatever wrapped the model when it was saved.
 
-use super::{Dtype, TensorInfo};
+use super::{Dtype, TensorInfo, TypeName};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use std::collections::{HashMap, HashSet};
@@ -60,7 +60,7 @@ pub fn uses(config: &Config, tensors: &[TensorInfo]) -> Result<Vec<Use>> {
                 if !seen.insert(canonical.clone()) {
                     return Err(Error::tensor(&info.name, "stored twice"));
                 }
-                if let Dtype::Unread { name, .. } = &info.dtype {
+                if let Dtype::Unread { name: TypeName(name), .. } = info.dtype {
                     return Err(Error::tensor(&info.name, format!("dtype {name} is not one of F16, BF16, F32")));
                 }
                 Use::Weight(canonical)

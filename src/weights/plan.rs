@@ -242,7 +242,7 @@ impl Plan {
                 .iter()
                 .map(|t| ManifestTensor {
                     name: t.info.name.clone(),
-                    dtype: t.info.dtype.clone(),
+                    dtype: t.info.dtype,
                     shape: t.info.shape.iter().map(|&d| d as u64).collect(),
                     file: self.files[t.file].name.clone(),
                     start: t.start,

@@ -94,6 +94,11 @@ pub trait Source {
     fn remote(&self) -> bool {
         true
     }
+
+    /// Whether looking for a file costs no request.
+    fn local(&self) -> bool {
+        false
+    }
 }
 
 /// Given every record with its model, the keys of the pieces that are in use.
@@ -276,6 +281,10 @@ impl Source for DirSource {
 
     fn remote(&self) -> bool {
         false
+    }
+
+    fn local(&self) -> bool {
+        true
     }
 }
 

@@ -8,6 +8,10 @@
 //! | `templates` | `{templates, tokens}` | [`templates::Request`] | the rendered text |
 //! | `splitter` | `{normalizer, pre_tokenizer, added}` | [`splitter::Request`] | texts, and ids of added tokens |
 
+#[cfg(feature = "templates")]
+mod dialect;
+#[cfg(feature = "templates")]
+mod python;
 #[cfg(feature = "splitter")]
 pub mod splitter;
 #[cfg(feature = "templates")]
@@ -29,7 +33,7 @@ pub trait Part: Sized {
 #[cfg(feature = "templates")]
 impl Part for templates::Templates {
     fn open(specification: &str) -> Result<Self, String> {
-        Self::new(&parse(specification)?)
+        Self::new(parse(specification)?)
     }
 
     fn call(&self, request: &str) -> Result<String, String> {

@@ -1,7 +1,9 @@
 //! Chat templates in the environment that Hugging Face's `apply_chat_template` gives them.
 
+use crate::dialect::translate;
+use crate::python::{self, python_float};
 use minijinja::value::{Kwargs, Serde, Value as Jinja, ValueKind};
-use minijinja::{AutoEscape, Environment, ErrorKind, State, syntax::SyntaxConfig};
+use minijinja::{AutoEscape, Environment, ErrorKind, syntax::SyntaxConfig};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -15,10 +17,18 @@ const FUEL: u64 = 20_000_000;
 
 #[derive(Deserialize)]
 pub struct Specification {
-    /// (name, source): `default` is used, or `tool_use`, if there is one, when there are tools.
-    templates: Vec<(String, String)>,
+    templates: Vec<Template>,
     /// Variables such as (`bos_token`, `<s>`).
     tokens: Vec<(String, String)>,
+}
+
+#[derive(Deserialize)]
+pub struct Template {
+    /// `default` is used, or `tool_use`, if there is one, when there are tools; the only one whatever its name.
+    name: String,
+    /// Where it is from, for messages: no two have the same.
+    file: String,
+    source: String,
 }
 
 #[derive(Deserialize)]
@@ -29,58 +39,66 @@ pub struct Request {
     add_generation_prompt: bool,
     /// Local time in seconds since 1970; without it `strftime_now` is undefined.
     now: Option<i64>,
+    /// Render nothing: is there a template for this, and does it parse?
+    #[serde(default)]
+    check: bool,
 }
 
 /// Compiled templates of one model.
 pub struct Templates {
     environment: Environment<'static>,
-    default: String,
-    has_tool_use: bool,
+    /// Name, file, and what is wrong with one that does not parse: an error of the conversations that want it.
+    templates: Vec<(String, String, Result<(), String>)>,
 }
 
 impl Templates {
-    /// # Errors
-    /// If a template does not parse or none is called `default`.
-    pub fn new(specification: &Specification) -> Result<Self, String> {
-        let Specification { templates, tokens } = specification;
+    pub fn new(specification: Specification) -> Result<Self, String> {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(failed)?;
         environment.set_syntax(syntax);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        python::install(&mut environment);
         environment.add_filter("tojson", to_json);
         environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
-        for (name, token) in tokens {
-            environment.add_global(name.clone(), token.as_str());
+        for (name, token) in specification.tokens {
+            environment.add_global(name, token);
         }
-        let names: Vec<&str> = templates.iter().map(|(name, _)| name.as_str()).collect();
-        for (name, source) in templates {
-            environment.add_template_owned(name.clone(), source.clone()).map_err(failed)?;
+        let mut templates = Vec::new();
+        for Template { name, file, source } in specification.templates {
+            let parsed = environment.add_template_owned(file.clone(), translate(&source)).map_err(failed);
+            templates.push((name, file, parsed));
         }
-        let default = match names[..] {
-            [only] => only,
-            _ if names.contains(&"default") => "default",
-            _ => return Err(format!("none of {names:?} is called default")),
-        };
-        Ok(Templates { default: default.into(), has_tool_use: names.contains(&"tool_use"), environment })
+        Ok(Templates { environment, templates })
     }
 
     /// # Errors
-    /// If the template fails on this input or rejects it.
+    /// If there is no template for this, or it does not parse, fails on this input or rejects it.
     pub fn render(&self, request: &Request) -> Result<String, String> {
         let variables = &request.variables;
+        let tools = variables.get("tools").is_some_and(|tools| !tools.is_null());
+        let named = |name: &str| self.templates.iter().find(|(known, ..)| known == name);
+        let found = match &self.templates[..] {
+            [only] => Some(only),
+            _ => tools.then(|| named("tool_use")).flatten().or_else(|| named("default")),
+        };
+        let Some((_, file, parsed)) = found else {
+            let names: Vec<&str> = self.templates.iter().map(|(name, ..)| name.as_str()).collect();
+            return Err(format!("none of {names:?} is called default"));
+        };
+        parsed.clone()?;
+        if request.check {
+            return Ok(String::new());
+        }
         let mut context: BTreeMap<&str, Jinja> =
             variables.iter().map(|(name, value)| (name.as_str(), Jinja::from(Serde(value)))).collect();
         context.insert("add_generation_prompt", request.add_generation_prompt.into());
         if let Some(now) = request.now {
             context.insert("strftime_now", Jinja::from_function(move |format: String| strftime(now, &format)));
         }
-        let tools = variables.get("tools").is_some_and(|tools| !tools.is_null());
-        let name = if self.has_tool_use && tools { "tool_use" } else { &self.default };
-        self.environment.get_template(name).and_then(|template| template.render(context)).map_err(failed)
+        self.environment.get_template(file).and_then(|template| template.render(context)).map_err(failed)
     }
 }
 
@@ -88,22 +106,56 @@ fn failed(error: minijinja::Error) -> String {
     error.to_string()
 }
 
+/// The C library's `strftime`: what it does not know stays as it stands.
 fn strftime(now: i64, format: &str) -> Result<String, minijinja::Error> {
-    let mut text = String::new();
-    let now = chrono::DateTime::from_timestamp(now, 0);
-    match now.map(|now| write!(text, "{}", now.naive_utc().format(format))) {
-        Some(Ok(())) => Ok(text),
-        _ => Err(minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: cannot write {format:?}"))),
+    let fails = || minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: cannot write {format:?}"));
+    let now = chrono::DateTime::from_timestamp(now, 0).ok_or_else(fails)?.naive_utc();
+    let (mut out, mut rest) = (String::new(), format);
+    while let Some(at) = rest.find('%') {
+        out.push_str(&rest[..at]);
+        let directive = &rest[at + 1..];
+        let flags = directive.len() - directive.trim_start_matches(['-', '_', '0', '^', '#', 'E', 'O']).len();
+        let Some(letter) = directive[flags..].chars().next() else {
+            out.push_str(&rest[at..]);
+            return Ok(out);
+        };
+        let end = at + 1 + flags + letter.len_utf8();
+        let pad = directive[..flags].chars().rfind(|c| "-_0".contains(*c)).map(String::from).unwrap_or_default();
+        match letter {
+            // A time without a zone.
+            'z' | 'Z' => {}
+            'f' => out.push_str("000000"),
+            _ if "aAbBcCdDeFgGhHIjklmMnpPrRsStTuUVwWxXyY%".contains(letter) => {
+                let mut text = String::new();
+                write!(text, "{}", now.format(&format!("%{pad}{letter}"))).map_err(|_| fails())?;
+                out.push_str(&if directive[..flags].contains('^') { text.to_uppercase() } else { text });
+            }
+            _ => out.push_str(&rest[at..end]),
+        }
+        rest = &rest[end..];
     }
+    out.push_str(rest);
+    Ok(out)
 }
 
-/// `tojson` as Hugging Face defines it: Python's `json.dumps` with its keyword arguments, nothing escaped for HTML.
-fn to_json(_: &mut State, value: &Jinja, options: Kwargs) -> Result<String, minijinja::Error> {
+/// `tojson(ensure_ascii=false, indent=none, separators=none, sort_keys=false)` as Hugging Face defines it: Python's `json.dumps`,
+/// nothing escaped for HTML.
+fn to_json(
+    value: &Jinja,
+    ensure_ascii: Option<bool>,
+    indent: Option<Jinja>,
+    separators: Option<Option<Vec<String>>>,
+    options: Kwargs,
+) -> Result<String, minijinja::Error> {
     let invalid = |problem: String| minijinja::Error::new(ErrorKind::InvalidOperation, format!("tojson: {problem}"));
     if value.is_undefined() {
         return Err(invalid("the value is undefined".into()));
     }
-    let indent = match options.get::<Option<Jinja>>("indent")?.filter(|indent| !indent.is_none()) {
+    let indent = match indent {
+        None => options.get::<Option<Jinja>>("indent")?,
+        given => given,
+    };
+    let indent = match indent.filter(|indent| !indent.is_none()) {
         None => None,
         Some(indent) if indent.kind() == ValueKind::Number => {
             let width = usize::try_from(indent).map_err(|e| invalid(e.to_string()))?;
@@ -114,7 +166,7 @@ fn to_json(_: &mut State, value: &Jinja, options: Kwargs) -> Result<String, mini
         }
         Some(indent) => Some(indent.to_string()),
     };
-    let separators: Option<Vec<String>> = options.get("separators")?;
+    let separators = separators.flatten().or(options.get("separators")?);
     let (item, key) = match separators.as_deref() {
         None => (if indent.is_some() { "," } else { ", " }, ": "),
         Some([item, key]) => (item.as_str(), key.as_str()),
@@ -124,7 +176,7 @@ fn to_json(_: &mut State, value: &Jinja, options: Kwargs) -> Result<String, mini
         indent: indent.as_deref(),
         item,
         key,
-        ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
+        ascii: ensure_ascii.or(options.get("ensure_ascii")?).unwrap_or(false),
         sort: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
     };
     options.assert_all_used()?;
@@ -146,7 +198,10 @@ impl JsonStyle<'_> {
     fn write(&self, value: &Value, depth: usize, out: &mut String) {
         match value {
             Value::String(text) => self.string(text, out),
-            Value::Number(number) => out.push_str(&python_number(number)),
+            Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
+                Some(float) => out.push_str(&python_float(float)),
+                None => out.push_str(&number.to_string()),
+            },
             Value::Array(list) if list.is_empty() => out.push_str("[]"),
             Value::Object(map) if map.is_empty() => out.push_str("{}"),
             Value::Array(list) => {
@@ -205,21 +260,5 @@ impl JsonStyle<'_> {
                 }
             }
         }
-    }
-}
-
-/// Python's `repr` of a number: floats keep their `.0` and turn to exponents at 1e16 and below 1e-4.
-fn python_number(number: &serde_json::Number) -> String {
-    let Some(float) = number.as_f64().filter(|_| number.is_f64()) else { return number.to_string() };
-    if float == 0.0 || (1e-4..1e16).contains(&float.abs()) {
-        return format!("{float:?}");
-    }
-    let text = format!("{float:e}");
-    match text.split_once('e') {
-        Some((digits, exponent)) => {
-            let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |exponent| ('-', exponent));
-            format!("{digits}e{sign}{exponent:0>2}")
-        }
-        None => text,
     }
 }

@@ -104,14 +104,14 @@ fn listen(model: &str, reference: &Value, threads: usize) -> Result<Said> {
     let options = OpenOptions { device: DeviceChoice::Cpu, context_length: None, ..OpenOptions::default() };
     let cpu = async |config: &_| Ok(Cpu::with_threads(config, precision, threads));
     let (mut engine, info) = block_on(Engine::open(&checkpoint, &options, cpu))?;
-    let ids = engine.text().encode_prompt(reference["perplexity"]["text"].as_str().unwrap_or_default())?;
+    let ids = engine.text().encode_prompt(reference["perplexity"]["text"].as_str().unwrap_or_default(), false)?;
     let mut logprobs = Vec::with_capacity(ids.len());
     let keep = |_: usize, logits: &[f32]| logprobs.push(mobilellm_web::backend::sampler::log_softmax(logits));
     block_on(engine.logits(&ids[..ids.len().saturating_sub(1)], 0, keep))?;
     let mut runs = Vec::new();
     for prompt in reference["prompts"].as_array().into_iter().flatten() {
         let ids = match prompt["messages"].as_array() {
-            None => engine.text().encode_prompt(prompt["prompt"].as_str().unwrap_or_default())?,
+            None => engine.text().encode_prompt(prompt["prompt"].as_str().unwrap_or_default(), false)?,
             Some(messages) => {
                 let chat = ChatInput { messages, add_generation_prompt: true, ..ChatInput::default() };
                 engine.text().encode_chat(&chat)?

@@ -47,6 +47,9 @@ struct Run {
     /// Put the prompt through the model's chat template, as the user's message.
     #[arg(long)]
     chat: bool,
+    /// Read special tokens that the prompt spells out as such.
+    #[arg(long, conflicts_with = "chat")]
+    special_tokens: bool,
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     device: Device,
     /// How weights are held in memory; default: in the fewest bits that lose nothing.
@@ -145,7 +148,7 @@ async fn answer(run: &Run) -> Result<()> {
         let chat = ChatInput { messages: &messages, add_generation_prompt: true, ..ChatInput::default() };
         engine.text().encode_chat(&chat)?
     } else {
-        engine.text().encode_prompt(&run.prompt)?
+        engine.text().encode_prompt(&run.prompt, run.special_tokens)?
     };
     let options = Options {
         max_tokens: run.max_tokens,

@@ -235,6 +235,11 @@ impl Tokenizer {
         self.added.special()
     }
 
+    /// Whether a text has the text of a control token in it.
+    pub fn spells_out_control(&self, text: &str) -> bool {
+        self.control_tokens().any(|token| text.contains(token))
+    }
+
     /// The control tokens in a text, in order.
     pub(super) fn control_ids(&self, text: &str) -> Vec<u32> {
         let id = |stretch| match stretch {

@@ -191,8 +191,7 @@ mod tests {
             "a":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]},"e":{"dtype":"F16","shape":[0,4],"data_offsets":[16,16]}}  "#;
         let (tensors, size) = parse_header("m", header.as_bytes()).unwrap();
         let base = 8 + header.len() as u64;
-        let seen: Vec<_> =
-            tensors.iter().map(|(t, at)| (t.name.as_str(), t.dtype.clone(), &t.shape[..], at - base)).collect();
+        let seen: Vec<_> = tensors.iter().map(|(t, at)| (t.name.as_str(), t.dtype, &t.shape[..], at - base)).collect();
         let (none, two): (&[usize], &[usize]) = (&[], &[2, 3]);
         assert_eq!(seen, [("a", Dtype::Bf16, two, 0), ("b", Dtype::F32, none, 12), ("e", Dtype::F16, &[0, 4], 16)]);
         assert_eq!(size, base + 16);

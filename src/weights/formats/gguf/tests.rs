@@ -131,11 +131,8 @@ fn reads_what_the_format_says() {
         Builder::new().key(key("general.alignment", 4, &32u32.to_le_bytes())).key(key("n", 5, &(-3i32).to_le_bytes()));
     for version in [2, 3] {
         let (plan, header) = Files::new("m.gguf", Builder { version, ..built.clone() }.build()).plan().unwrap();
-        let seen: Vec<_> = plan
-            .tensors
-            .iter()
-            .map(|t| (&*t.info.name, t.info.dtype.clone(), &t.info.shape[..], t.end() - t.start))
-            .collect();
+        let seen: Vec<_> =
+            plan.tensors.iter().map(|t| (&*t.info.name, t.info.dtype, &t.info.shape[..], t.end() - t.start)).collect();
         assert_eq!(seen, [("a", Dtype::Q8_0, &[3, 32][..], 102), ("b", Dtype::F32, &[5][..], 20)]);
         assert_eq!(plan.tensors[1].start - plan.tensors[0].start, 128);
         assert_eq!(plan.tensors[1].end(), plan.files[0].size);

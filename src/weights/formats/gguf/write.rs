@@ -11,6 +11,7 @@ use super::blocks::encode;
 use super::{BLOCK_NAMES, TOP_NAMES, files, half_split_row};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::rope::RopeScaling;
 use crate::text::{TextFiles, TextModel, sentencepiece_pieces};
 use crate::weights::Dtype;
 use crate::weights::convert::{read_rows, required_text, small_file};
@@ -120,6 +121,9 @@ pub fn write(from: &Path, to: &Path, dtype: Dtype, progress: &dyn Fn(u64, u64)) 
     model_keys(&mut keys, &config, &name, file_type)?;
     tokenizer_keys(&mut keys, &config, &small)?;
 
+    if config.rope_scaling != RopeScaling::None {
+        return Err(Error::unsupported("rope_scaling", "is not written into GGUF files"));
+    }
     let outputs = outputs(&plan, &config, dtype, wide)?;
     let mut head = Vec::new();
     head.extend(b"GGUF");
@@ -217,6 +221,7 @@ fn tokenizer_keys(keys: &mut Keys, config: &Config, small: Small) -> Result<()> 
         tokenizer_config: text("tokenizer_config.json")?,
         generation_config: text("generation_config.json")?,
         chat_template: text("chat_template.jinja")?,
+        tool_template: None,
     };
     let model = TextModel::new("the model", config, &files)?;
     let mut merges = None;

@@ -67,7 +67,7 @@ pub struct Storage {
     pub elements: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Global {
     RebuildTensor,
     RebuildParameter,
@@ -370,7 +370,7 @@ impl<'a> Machine<'a> {
         };
         match (self.value(kind), self.value(dtype), self.value(key)) {
             (Value::Text(kind), Value::Global(Global::Storage(dtype)), Value::Text(key)) if &**kind == "storage" => {
-                Ok(Storage { dtype: dtype.clone(), key: key.clone(), elements: self.size(elements)? })
+                Ok(Storage { dtype: *dtype, key: key.clone(), elements: self.size(elements)? })
             }
             _ => Err("a persistent id is not a storage".into()),
         }
