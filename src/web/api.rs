@@ -12,7 +12,7 @@ use super::js::{Js, from_js, from_json, to_js};
 use super::store::{IdbStore, PieceReader, WebLock};
 use crate::backend::cpu::Cpu;
 use crate::backend::{Packing, Precision};
-use crate::bytes::Bytes;
+use crate::bytes::{Buffer, Bytes};
 use crate::config::Config;
 use crate::engine::{self, DeviceChoice, OpenOptions, SelfCheck};
 use crate::error::{Error, Result};

@@ -160,7 +160,8 @@ impl<'de> serde::Deserialize<'de> for Entries {
                     }
                     if name == "__metadata__" {
                         let given = map.next_value::<Option<BTreeMap<String, String>>>();
-                        metadata = given.map_err(|e| A::Error::custom(format!("__metadata__: {e}")))?.unwrap_or_default();
+                        metadata =
+                            given.map_err(|e| A::Error::custom(format!("__metadata__: {e}")))?.unwrap_or_default();
                     } else {
                         let entry = map.next_value().map_err(|e| A::Error::custom(format!("tensor {name}: {e}")))?;
                         entries.push((name, entry));
