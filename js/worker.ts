@@ -204,7 +204,7 @@ function sessionOf(session: number): number {
 
 /** Half a pair of surrogates, which UTF-8 cannot carry, becomes U+FFFD, as in any other text; JSON writes it as an escape. */
 const jsonOf = (value: unknown): string =>
-  JSON.stringify(value).replace(/\\(?:ud[89a-f][0-9a-f]{2}|.)/g, (escape) => (escape.startsWith('\\ud') ? '\\ufffd' : escape));
+  JSON.stringify(value).replace(/\\(?:ud[89a-f][0-9a-f]{2}|.)/g, (half) => (half.startsWith('\\ud') ? '\\ufffd' : half));
 
 async function encode(input: Input, answer: boolean): Promise<Uint32Array> {
   if ('prompt' in input) return loaded().encodePrompt(input.prompt, input.special);

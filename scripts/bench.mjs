@@ -13,12 +13,13 @@ import { join } from 'node:path';
 import { measureLoads } from '../bench/load.mjs';
 import { made, synthesise } from '../bench/model.mjs';
 import { measureWarm } from '../bench/peers/warm.mjs';
+import { build } from './build.mjs';
 import { output, root, run, show } from './lib.mjs';
 import { serve } from './serve.mjs';
 import { launch } from '../tests/lib/browser.mjs';
 
 const words = process.argv.slice(2).filter((word) => word !== '--');
-run(process.execPath, [join(root, 'scripts/build.mjs'), '--bench']);
+await build({ bench: true });
 for (const tier of ['cpu', 'gpu', 'busy']) {
   if (words[0] === `--${tier}`) {
     run(process.execPath, [join(root, `bench/${tier}.mjs`), ...words.slice(1)]);
