@@ -51,8 +51,17 @@ const launchOptions = ({ webgpu: wanted, args = [], ...options }) => {
   };
 };
 
-/** Starts Chromium; `webgpu`: 'software', 'own' or 'none'. */
-export const launch = (options) => chromium.launch(launchOptions(options));
+/**
+ * A Chromium; `webgpu`: 'software', 'own' or 'none'. Of those that need no further options `npm test` has started one for all files:
+ * a page of `newPage` has a context of its own there too, and `close` ends only what was opened here.
+ */
+export function launch(options) {
+  const shared = Object.keys(options).length === 1 && process.env[`BROWSER_${options.webgpu.toUpperCase()}`];
+  return shared ? chromium.connect(shared) : chromium.launch(launchOptions(options));
+}
+
+/** One that several processes can use. */
+export const launchServer = (options) => chromium.launchServer(launchOptions(options));
 
 /** The same with what it stores in a folder on disk, not in memory: gives the one context that there is. */
 export const launchWith = (profile, options) => chromium.launchPersistentContext(profile, launchOptions(options));
