@@ -5,7 +5,7 @@ import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
 import { filesUnder, root, TIERS } from './lib.mjs';
 
 /** Bytes, gzip, of one tier with the code around it. Lower it whenever the package became smaller; never raise it without a reason. */
-export const BUDGET = 1_700_000;
+export const BUDGET = 1_750_000;
 
 const pkg = join(root, 'pkg');
 
