@@ -16,7 +16,10 @@ function installOwnFetch(): void {
 
 /** Node's `fetch` refuses file: addresses; this one reads them, byte ranges included, as a web server would answer. */
 export function installFileFetch(): void {
-  if (!node) return installOwnFetch();
+  if (!node) {
+    installOwnFetch();
+    return;
+  }
   const { fs } = node;
   const fetchWeb = globalThis.fetch;
   globalThis.fetch = async (input, options) => {

@@ -5,7 +5,7 @@ import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
 import { filesUnder, root, TIERS } from './lib.mjs';
 
 /** Bytes, gzip, of one tier with the code around it. Lower it whenever the package became smaller; never raise it without a reason. */
-export const BUDGET = 1_750_000;
+export const BUDGET = 1_000_000;
 
 const pkg = join(root, 'pkg');
 
@@ -36,6 +36,8 @@ export function printSizes() {
     const over = total.gzip - BUDGET;
     console.log(row(total, `before the first token, ${tier}: ${over > 0 ? `${over} bytes OVER` : `${-over} bytes under`} the budget of ${BUDGET} gzip`));
     if (over > 0) isWithin = false;
+    const templates = sizes.get('wasm/templates_bg.wasm');
+    console.log(row({ raw: total.raw + templates.raw, gzip: total.gzip + templates.gzip, brotli: total.brotli + templates.brotli }, `the same with chat templates, ${tier}`));
   }
   return isWithin;
 }
