@@ -386,11 +386,13 @@ fn gguf_files_survive_a_round_trip() {
         };
         let (first, second) = (format!("{name}-1"), format!("{name}-2"));
         let once = folder(Path::new(&source), &first);
-        let file = to(&format!("{name}.gguf"));
+        let file = to(&format!("{name}-whole.gguf"));
         gguf::write::write(&to(&first), &file, Dtype::F16, &|_, _| {}).unwrap();
         let twice = folder(&file, &second);
         assert!(once == twice, "{name}");
         let again = gguf::write::write(&to(&first), &file, Dtype::F16, &|_, _| {});
         assert!(matches!(again, Err(Error::Io { .. })), "{again:?}");
+        let part = gguf::write::write(&to(&first), &to("m-00001-of-00002.gguf"), Dtype::F16, &|_, _| {});
+        assert!(matches!(part, Err(Error::InvalidOption { .. })), "{part:?}");
     }
 }

@@ -1,4 +1,4 @@
-// What fewer bits lose, on a real chat model: the table in docs/quantisation.md, made anew. Half an hour on two cores.
+// What fewer bits lose, on a real chat model: the table in docs/quality.md, made anew. Half an hour on two cores.
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { spawnSync } from 'node:child_process';
 import { cpus } from 'node:os';
@@ -25,7 +25,7 @@ const compared = spawnSync(mobilellm, ['compare', '--threads', String(cpus().len
 });
 if (compared.status !== 0) process.exit(1);
 console.log(compared.stdout);
-const document = join(root, 'docs/quantisation.md');
+const document = join(root, 'docs/quality.md');
 const [start, end] = ['<!-- made by tests/evaluate/quality.mjs -->', '<!-- end -->'];
 const text = readFileSync(document, 'utf8');
 const [before, rest] = text.split(`${start}\n`);

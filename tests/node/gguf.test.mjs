@@ -37,10 +37,10 @@ after(() => {
 test('a path, a file: URL, an address', async () => {
   const name = 'narrow-q4_k_m.gguf';
   const info = await says(join(folder, name), 'narrow-q4_k_m');
-  assert.ok(info.model.endsWith(`/${name}`) && info.chat && info.license === 'mit');
+  assert.ok(info.model === name && info.chat && info.license === 'mit', JSON.stringify(info));
   await says(pathToFileURL(join(folder, name)), 'narrow-q4_k_m');
   const over = await says(`${url}tests/fixtures/gguf/${name}?token=1`, 'narrow-q4_k_m');
-  assert.equal(over.model, `${url}tests/fixtures/gguf/${name}`);
+  assert.equal(over.model, name);
 });
 
 test('a File of any name, a Blob, a list of one', async () => {

@@ -112,6 +112,10 @@ pub fn write(from: &Path, to: &Path, dtype: Dtype, progress: &dyn Fn(u64, u64)) 
     if to.exists() {
         return Err(io(std::io::ErrorKind::AlreadyExists.into()));
     }
+    let named = to.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if super::parts(named).is_some() {
+        return Err(Error::option("to", format!("{named} is the name of a part of a split file")));
+    }
     let source = DirSource::new(from);
     let (plan, header) = pollster::block_on(Plan::read(&source))?;
     let small = |name: &str| small_file(&source, header.as_ref(), name);
