@@ -72,7 +72,7 @@ def sentencepiece():
     letters = list("▁abcdefghijklmnopqrstuvwxyz.,'")
     tokens = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)] + pieces + letters + ["[PAD0]"]
     types = [UNKNOWN, CONTROL, CONTROL] + [BYTE] * 256 + [NORMAL] * (len(tokens) - 260) + [UNUSED]
-    scores = [0.0] * 259 + [-float(i) for i in range(len(tokens) - 259)]
+    scores = [0.0] * 259 + [float(-i) for i in range(len(tokens) - 259)]
     return {"model": "llama", "tokens": tokens, "types": types, "scores": scores}
 
 
