@@ -5,11 +5,14 @@ import { bytes, explain, isAbort, parameters, seconds } from './format.js';
 
 /**
  * @typedef {{ kind: 'demo' | 'url' | 'hub' | 'files', name: string, value: any, token?: string }} Source
- * @typedef {{ device: 'auto' | 'webgpu' | 'cpu', dtype: 'f16' | 'q8', contextLength?: number }} Options
+ * @typedef {{ device: 'auto' | 'webgpu' | 'cpu', dtype: 'auto' | 'f16' | 'q8' | 'q4', contextLength?: number }} Options
  */
 
 /** @type {Source} */
 export const DEMO = { kind: 'demo', name: 'Demo assistant', value: 'models/demo/' };
+
+/** `auto` is the package's own choice: the fewest bits that lose nothing. @param {Options} options */
+const forLoad = ({ dtype, ...rest }) => (dtype === 'auto' ? rest : { ...rest, dtype });
 
 const WAITING = 'Another tab is downloading this model; this one waits and then reads what is stored.';
 const PHASES = { check: 'Checking the files', download: 'Downloading', verify: 'Verifying', store: 'Storing', upload: 'Moving weights to the device', compile: 'Preparing the device', 'self-check': 'Checking the results', ready: 'Ready' };
@@ -23,7 +26,7 @@ export class Models extends EventTarget {
   /** @type {any} */ progress = null;
   /** @type {string} what the load under way has to say, such as that another tab is downloading */ note = '';
   /** @type {ReturnType<typeof explain> | null} */ error = null;
-  /** @type {Options} */ options = { device: 'auto', dtype: 'f16' };
+  /** @type {Options} */ options = { device: 'auto', dtype: 'auto' };
   /** Ends what still runs on the old model, before another takes its place. @type {() => Promise<unknown>} */ leave = async () => {};
   /** @type {AbortController | null} */ #abort = null;
 
@@ -45,7 +48,7 @@ export class Models extends EventTarget {
     this.#set('loading');
     try {
       const llm = await MobileLLM.load(source.value, {
-        ...this.options,
+        ...forLoad(this.options),
         ...(source.token && { token: source.token }),
         signal: controller.signal,
         onProgress: (/** @type {any} */ p) => {
@@ -230,7 +233,8 @@ export function modelsPanel(models, store) {
     const turn = asked;
     estimate.replaceChildren(h('p', { class: 'hint' }, 'Asking for the size …'));
     try {
-      const options = { ...(models.options.contextLength && { contextLength: models.options.contextLength }), ...(wanted.token && { token: wanted.token }) };
+      const { device: _, ...held } = forLoad(models.options);
+      const options = { ...held, ...(wanted.token && { token: wanted.token }) };
       const [e, space] = await Promise.all([MobileLLM.estimate(wanted.value, options), navigator.storage?.estimate?.()]);
       if (turn !== asked) return;
       const free = space ? (space.quota ?? 0) - (space.usage ?? 0) : NaN;
