@@ -1,7 +1,7 @@
-// Speed of the CPU tier: 125M shape with random weights, f16 and q8, one thread and more, in Chromium and in Node; decode beside
+// Speed of the CPU tier: 125M shape with random weights, f16, q8 and q4, one thread and more, in Chromium and in Node; decode beside
 // the speed at which the same bytes can merely be read; peak memory (Chromium: the renderer; Node: the process).
-//   npm run bench -- --cpu [chromium|node] [f16|q8] [1|2|..] [base|ls] [--reps 3]     what is not named: both, both, 1 and 2, base
-//   npm run bench -- --cpu sharing [f16|q8] [1|2|..]      base, layers shared, 60 layers unshared, by turns (the paper's Table 7)
+//   npm run bench -- --cpu [chromium|node] [f16|q8|q4] [1|2|..] [base|ls] [--reps 3]     what is not named: both, all, 1 and 2, base
+//   npm run bench -- --cpu sharing [f16|q8|q4] [1|2|..]      base, layers shared, 60 layers unshared, by turns (the paper's Table 7)
 import { execFileSync } from 'node:child_process';
 import { appendFileSync } from 'node:fs';
 import { cpus } from 'node:os';
@@ -28,10 +28,10 @@ const named = (names, fallback) => {
   return some.length > 0 ? some : fallback;
 };
 const places = named(/^(chromium|node)$/, ['chromium', 'node']);
-const dtypes = named(/^(f16|q8)$/, ['f16', 'q8']);
+const dtypes = named(/^(f16|q8|q4)$/, ['f16', 'q8', 'q4']);
 const threads = named(/^\d+$/, ['1', '2']).map(Number);
 const models = named(/^(base|ls)$/, ['base']);
-const unknown = words.filter((word) => !/^(chromium|node|f16|q8|base|ls|sharing|\d+)$/.test(word));
+const unknown = words.filter((word) => !/^(chromium|node|f16|q8|q4|base|ls|sharing|\d+)$/.test(word));
 if (unknown.length > 0 || !(reps > 0)) throw new Error(`unknown: ${unknown.join(' ') || '--reps'}`);
 
 const rows = [];
@@ -49,10 +49,11 @@ async function measureSpeed() {
         for (const count of threads) {
           const run = place === 'node' ? inNode : inChromium;
           const { info, read, blankMB, loadedMB, peakMB, ...speeds } = await run(folder, dtype, count);
-          // Bytes of weights that a token passes through: f16, or 8 bits and a bf16 scale for each 32.
+          // Bytes of weights that a token passes through (src/packed): of the head, and of the blocks.
           const head = info.vocabSize * info.hiddenSize;
-          const weights = head + ((info.parameters - head) * info.executedLayers) / info.storedBlocks;
-          const decodeGBps = (speeds.decode * weights * (dtype === 'q8' ? 34 / 32 : 2)) / 1e9;
+          const [ofHead, ofBlocks] = { f16: [2, 2], q8: [34 / 32, 34 / 32], q4: [34 / 32, 20 / 32] }[dtype];
+          const weights = head * ofHead + (((info.parameters - head) * info.executedLayers) / info.storedBlocks) * ofBlocks;
+          const decodeGBps = (speeds.decode * weights) / 1e9;
           rows.push({ place, model, dtype, threads: info.threads, lanes: info.features.join(' '), ...speeds, decodeGBps, readGBps: read, blankMB, loadedMB, peakMB });
           console.error(JSON.stringify(rows.at(-1)));
         }

@@ -19,15 +19,15 @@ export const SHAPES = {
 const mean = (list) => list.reduce((a, b) => a + b, 0) / list.length;
 
 /** One row of the record. `quick`: for software adapters; `plain`: without shader-f16 and subgroups. */
-export async function measure({ GpuBench }, name, config, { quick = false, q8 = false, plain = false } = {}) {
+export async function measure({ GpuBench }, name, config, { quick = false, dtype = 'f16', plain = false } = {}) {
   const [few, count, encodes] = quick ? [1, 8, 4] : [5, 256, 64];
   const floorMs = await ceiling(config, 3, quick ? 4 : 240);
-  const bench = await GpuBench.open(JSON.stringify(config), q8, plain);
+  const bench = await GpuBench.open(JSON.stringify(config), dtype, plain);
   const o = bench.opened();
   const rate = (times) => 1000 / mean(times);
   await bench.prefill(512, 2);
   const row = {
-    name: [name, q8 && 'q8', plain && 'plain'].filter(Boolean).join(', '),
+    name: [name, dtype !== 'f16' && dtype, plain && 'plain'].filter(Boolean).join(', '),
     adapter: [o.adapter, ...o.features].join(', '),
     parameters: o.parameters,
     deviceMs: o.deviceMs,

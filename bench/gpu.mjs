@@ -12,7 +12,7 @@ const words = process.argv.slice(2);
 const shapes = words.filter((word) => !word.startsWith('--'));
 const software = words.includes('--software');
 const frames = words.includes('--frames');
-const unknown = words.filter((word) => word.startsWith('--') && !['--software', '--serve', '--frames', '--peers', '--f16', '--q8', '--plain'].includes(word));
+const unknown = words.filter((word) => word.startsWith('--') && !['--software', '--serve', '--frames', '--peers', '--f16', '--q8', '--q4', '--plain'].includes(word));
 if (unknown.length > 0) throw new Error(`unknown: ${unknown.join(' ')}`);
 const peers = words.includes('--peers') && process.env.PEERBENCH;
 if (words.includes('--peers') && !peers) throw new Error('PEERBENCH must name the folder that the peer benchmark set up');
@@ -50,7 +50,7 @@ if (words.includes('--serve')) {
   const chosen = shapes.join(',') || (software && !peers && 'demo model');
   const query = new URLSearchParams({
     post: '', ...(software && { quick: '' }), ...(chosen && { [peers ? 'cases' : 'shapes']: chosen }),
-    ...(words.includes('--q8') && { q8: '' }), ...(words.includes('--plain') && { plain: '' }),
+    ...(words.includes('--q8') && { q8: '' }), ...(words.includes('--q4') && { q4: '' }), ...(words.includes('--plain') && { plain: '' }),
   });
   const page = await browser.newPage();
   await page.goto(`${url}${path}?${query}`);

@@ -27,7 +27,6 @@ pub enum Precision {
     F16,
     /// 8-bit integers in groups with a scale: half the memory.
     Q8,
-    #[cfg_attr(test, ts(skip))]
     /// 4-bit integers in groups with a scale and a minimum; embedding and head as in [`Precision::Q8`].
     Q4,
 }

@@ -72,7 +72,7 @@ impl Recipe {
     pub fn parse(decoder: &Value) -> Result<Self> {
         let refused = |what: &str| Err(Error::tokenizer("tokenizer.json", format!("decoder {what} is not supported")));
         let mut steps = Vec::new();
-        super::tokenizer::flatten(decoder, "decoders", &mut steps);
+        flatten(decoder, "decoders", &mut steps);
         let mut recipe = Recipe { rule: Rule::ByteFallback { strip: 0 }, replace: Vec::new(), byte_fallback: false };
         let mut stage = 0;
         for step in &steps {
@@ -127,7 +127,7 @@ impl Recipe {
             return pieces.push(kind, bytes.as_deref().unwrap_or(token.as_bytes()));
         }
         let text = self.replace.iter().fold(token.to_string(), |text, (from, to)| text.replace(from.as_str(), to));
-        match super::tokenizer::byte_token(&text) {
+        match byte_token(&text) {
             Some(byte) if self.byte_fallback && !control => pieces.push(Kind::Byte, &[byte]),
             _ => pieces.push(kind, text.as_bytes()),
         }
@@ -232,4 +232,20 @@ impl Decoder {
         };
         self.pending.drain(..self.pending.len() - rest_len);
     }
+}
+
+/// Lists a component of `tokenizer.json`, or the parts of a `Sequence`; nothing for null.
+pub(super) fn flatten<'a>(component: &'a Value, parts: &str, out: &mut Vec<&'a Value>) {
+    match (component["type"].as_str(), component[parts].as_array()) {
+        (Some("Sequence"), Some(list)) => list.iter().for_each(|part| flatten(part, parts, out)),
+        _ if component.is_null() => {}
+        _ => out.push(component),
+    }
+}
+
+/// `<0x0A>` -> 10.
+pub(super) fn byte_token(text: &str) -> Option<u8> {
+    let hex = text.strip_prefix("<0x")?.strip_suffix('>')?;
+    let valid = hex.len() == 2 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'));
+    if valid { u8::from_str_radix(hex, 16).ok() } else { None }
 }

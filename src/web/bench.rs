@@ -4,12 +4,13 @@
 use super::js::{Js, to_js};
 use crate::backend::gpu::{Device, DeviceOptions, Gpu};
 use crate::backend::sampler::Sampling;
-use crate::backend::{Backend, Input, Precision};
+use crate::backend::{Backend, Input, Packing, Precision};
 use crate::config::Config;
 use crate::conformance;
 use crate::engine::probe::probe;
 use crate::error::{Error, Result};
 use crate::model::{Loader, Model};
+use crate::packed::GROUP;
 use crate::session::{GenerateOptions, Generation, Session, Step};
 use crate::synthetic;
 use crate::weights::TensorSink;
@@ -24,10 +25,9 @@ fn ms(since: Instant) -> f64 {
 /// Runs the conformance suite on the browser's GPU and returns what of the adapter was used, and the report.
 #[wasm_bindgen(js_name = gpuConformance)]
 pub async fn gpu_conformance(options: JsValue) -> Js<JsValue> {
-    let Variant { subgroups, f16, q8, tolerance } = serde_wasm_bindgen::from_value(options)?;
+    let Variant { subgroups, f16, dtype: precision, tolerance } = serde_wasm_bindgen::from_value(options)?;
     let options = DeviceOptions { no_subgroups: !subgroups, no_f16: !f16, ..DeviceOptions::default() };
     let device = Device::open(&options).await?;
-    let precision = if q8 { Precision::Q8 } else { Precision::F16 };
     let report = conformance::check(|config| Gpu::new(&device, config, precision), precision, tolerance).await?;
     to_js(&(device.variant().features(), report))
 }
@@ -38,7 +38,7 @@ pub async fn gpu_conformance(options: JsValue) -> Js<JsValue> {
 struct Variant {
     subgroups: bool,
     f16: bool,
-    q8: bool,
+    dtype: Precision,
     tolerance: f32,
 }
 
@@ -73,8 +73,9 @@ struct Opened {
 impl GpuBench {
     /// `config`: text of a `config.json`.
     /// `plain`: without shader-f16 and subgroups.
-    pub async fn open(config: String, q8: bool, plain: bool) -> Js<GpuBench> {
-        Ok(Self::open_inner(&config, if q8 { Precision::Q8 } else { Precision::F16 }, plain).await?)
+    pub async fn open(config: String, dtype: &str, plain: bool) -> Js<GpuBench> {
+        let precision = serde_json::from_value(dtype.into()).map_err(Error::internal)?;
+        Ok(Self::open_inner(&config, precision, plain).await?)
     }
 
     pub fn opened(&self) -> Js<JsValue> {
@@ -104,6 +105,11 @@ impl GpuBench {
     pub async fn encode(&mut self, steps: usize) -> Js<f64> {
         Ok(self.encode_inner(steps).await?)
     }
+}
+
+/// Bytes of so many weights.
+fn weights(count: u64, packing: Packing) -> u64 {
+    count / GROUP as u64 * packing.row_bytes(GROUP) as u64
 }
 
 impl GpuBench {
@@ -138,9 +144,8 @@ impl GpuBench {
         let opened = Opened {
             adapter: device.name(),
             parameters: config.parameters(),
-            step_bytes: (table + stored / config.num_blocks as u64 * order)
-                * if precision == Precision::Q8 { 17 } else { 32 }
-                / 16,
+            step_bytes: weights(table, precision.of_tables())
+                + weights(stored / config.num_blocks as u64 * order, precision.of_blocks()),
             gpu_bytes: 0,
             device_ms,
             init_ms: 0.0,

@@ -23,13 +23,13 @@ after(async () => {
 });
 
 for (const subgroups of [true, false]) {
-  for (const q8 of [false, true]) {
-    test(`${subgroups ? 'subgroups' : 'plain'}, ${q8 ? 'q8' : 'f16'}`, async () => {
+  for (const dtype of ['f16', 'q8', 'q4']) {
+    test(`${subgroups ? 'subgroups' : 'plain'}, ${dtype}`, async () => {
       const [features, { cases, failures }] = await page.evaluate(async (options) => {
         const wasm = await import('/wasm/mobilellm_web.js');
         await (globalThis.started ??= wasm.default({ module_or_path: '/wasm/mobilellm_web_bg.wasm' }));
         return wasm.gpuConformance(options);
-      }, { subgroups, f16: false, q8, tolerance: 1e-3 });
+      }, { subgroups, f16: false, dtype, tolerance: 1e-3 });
       assert.deepEqual(features, subgroups ? ['subgroups'] : []);
       assert.deepEqual(failures, []);
       assert.ok(cases >= 80, `${cases} cases`);

@@ -1,7 +1,7 @@
 // How much function calling loses in 8 bits: the dialogues of test-api-calls.jsonl through the public API in Node, scored as
 // tests/reference/README.md says. Fails if a score is off PyTorch's (float32 on f16 weights) by more than 0.5 points, or, with
 // f16, by more than 0.3 or if less than 99% of the answers have its ids.
-//   node tests/evaluate/dialogues.mjs [f16|q8] [number of dialogues]     default: q8, all 1,561
+//   node tests/evaluate/dialogues.mjs [f16|q8|q4] [number of dialogues]     default: q8, all 1,561
 import { isDeepStrictEqual } from 'node:util';
 import { join } from 'node:path';
 import { MobileLLM } from '../../pkg/index.js';

@@ -1,6 +1,6 @@
 //! What the browser's WebGPU has and wgpu 30 does not pass on.
 
-use super::kernels::Variant;
+use super::variant::Variant;
 use js_sys::{Array, Function, Map, Object, Promise, Reflect};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;

@@ -1,7 +1,7 @@
 //! The adapter, what it can do, and what became of it.
 
 use super::host;
-use super::kernels::{Alter, Variant};
+use super::variant::{Alter, Variant};
 use crate::error::{Error, Result};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;

@@ -22,12 +22,6 @@ pub(super) struct Part {
     edges: HashMap<usize, u32>,
 }
 
-impl Part {
-    pub fn buffers(&self) -> Vec<&wgpu::Buffer> {
-        self.buffers.iter().map(|b| &**b).collect()
-    }
-}
-
 /// (rows, cols).
 pub struct Matrix {
     pub(super) number: usize,

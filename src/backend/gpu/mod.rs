@@ -20,16 +20,18 @@ mod matrix;
 mod native;
 mod pace;
 mod recorder;
+mod variant;
 
 #[cfg(target_arch = "wasm32")]
 use browser as host;
 pub use device::{Device, DeviceOptions};
-pub use kernels::{Alter, Variant, texts};
+pub use kernels::texts;
 pub use matrix::{Gain, Matrix};
 #[cfg(not(target_arch = "wasm32"))]
 use native as host;
 pub use pace::BUDGET_MS;
 pub use recorder::Step;
+pub use variant::{Alter, Variant};
 
 use crate::backend::sampler::Sampling;
 use crate::backend::{Activation, Backend, Input, Packing, Precision, Role};
@@ -46,6 +48,9 @@ use wgpu::BufferUsages as Usage;
 
 /// Positions that `attend.wgsl` takes at a time; `CHUNK` there.
 pub const CHUNK: usize = 512;
+
+/// In the history of a generation: the id was in the prompt or the answer; below it is how often it was in the answer.
+const SEEN: u32 = 1 << 31;
 
 /// Threads that share the product of four rows of `cols` elements: one 16-byte load of each row a thread, up to 128
 /// threads (bench/README.md).
@@ -205,7 +210,7 @@ fn matmul(
             (Kernel::Matmul, number, mode as usize),
             |p| p.matmul(weight.packing, weight.rows, part.span, mode),
             &[step, from, to],
-            Some(part),
+            &part.buffers,
             (part.span.rows.div_ceil(64), rows.div_ceil(64), 1),
         );
     }
@@ -298,7 +303,7 @@ impl Backend for Gpu {
                 (Kernel::Embed, number, own),
                 |p| p.embed(part.span),
                 &[from, x],
-                Some(part),
+                &part.buffers,
                 ((table.cols / 8).div_ceil(64), rows, 1),
             );
         }
@@ -320,7 +325,7 @@ impl Backend for Gpu {
                 (Kernel::Qkv, weight.number, layer),
                 |p| p.qkv(),
                 &[step, x, &cache.rope, q, keys, values, &gain.buffer],
-                Some(&weight.parts[0]),
+                &weight.parts[0].buffers,
                 (quads, rows, 1),
             );
         } else {
@@ -330,7 +335,7 @@ impl Backend for Gpu {
                 (Kernel::Rope, 0, layer),
                 |p| p.rope(),
                 &[step, y, &cache.rope, q, keys, values],
-                None,
+                &[],
                 (quads.div_ceil(64), rows, 1),
             );
         }
@@ -349,7 +354,7 @@ impl Backend for Gpu {
             (Kernel::Attend, 0, layer),
             |p| p.attend(),
             &[step, q, keys, values, a, found],
-            None,
+            &[],
             (heads, rows, parts),
         );
         if parts > 1 {
@@ -372,7 +377,7 @@ impl Backend for Gpu {
                 (Kernel::MatmulAdd, 0, 0),
                 |p| p.matmul_add(weight.rows, weight.cols),
                 &[from, x],
-                Some(&weight.parts[0]),
+                &weight.parts[0].buffers,
                 (weight.rows / 4, rows, 1),
             );
         } else {
@@ -398,7 +403,7 @@ impl Backend for Gpu {
                 (Kernel::GateUp, gain.number, 0),
                 |p| p.gate_up(),
                 &[x, &gain.buffer, f],
-                Some(&weight.parts[0]),
+                &weight.parts[0].buffers,
                 (width / 2, rows, 1),
             );
         } else {
@@ -434,7 +439,7 @@ impl Backend for Gpu {
                 (Kernel::Logits, index, number),
                 |p| p.logits(part.span),
                 &[step, x, &gain.buffer, logits],
-                Some(part),
+                &part.buffers,
                 (part.span.rows.div_ceil(4), rows.len(), 1),
             );
         }
@@ -470,7 +475,6 @@ impl Backend for Gpu {
         };
         self.recorder.device.queue.write_buffer(&self.activations.sampling, 0, bytemuck::bytes_of(&uniform));
         if penalties {
-            const SEEN: u32 = 1 << 31;
             let mut history = vec![0u32; self.config.vocab_size];
             for &id in prompt {
                 history[id as usize] = SEEN;

@@ -1,6 +1,6 @@
 //! What a native wgpu has: every feature passed on, a device to poll, and no compiler beside it.
 
-use super::kernels::Variant;
+use super::variant::Variant;
 
 /// naga 30 knows the functions of subgroups but not the line that enables them.
 pub const ENABLE_SUBGROUPS: &str = "";

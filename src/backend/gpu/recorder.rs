@@ -7,9 +7,9 @@
 use super::activations::FEW_ROWS;
 use super::device::{Buffer, Device};
 use super::host;
-use super::kernels::{Kernel, Kernels, Launch, Program, Programs, Variant};
-use super::matrix::Part;
+use super::kernels::{Kernel, Kernels, Launch, Program, Programs};
 use super::pace::Pace;
+use super::variant::Variant;
 use crate::error::{Error, Result};
 use futures_channel::oneshot;
 use std::cell::RefCell;
@@ -107,7 +107,7 @@ impl Recorder {
         slot: Slot,
         program: impl FnOnce(&Programs) -> Program,
         buffers: &[&wgpu::Buffer],
-        weights: Option<&Part>,
+        weights: &[Buffer],
         groups: (usize, usize, usize),
     ) {
         let mut owner = owner.borrow_mut();
@@ -115,7 +115,7 @@ impl Recorder {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 let program = program(&self.programs);
-                let weights = weights.map(Part::buffers).unwrap_or_default();
+                let weights: Vec<&wgpu::Buffer> = weights.iter().map(|buffer| &**buffer).collect();
                 entry.insert(self.kernels.launch(&program, buffers, &weights))
             }
         };
@@ -137,7 +137,7 @@ impl Recorder {
         groups: (usize, usize, usize),
     ) {
         let own = std::mem::take(&mut self.own);
-        self.dispatch(&own, slot, program, buffers, None, groups);
+        self.dispatch(&own, slot, program, buffers, &[], groups);
         self.own = own;
     }
 

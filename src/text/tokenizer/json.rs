@@ -6,6 +6,7 @@
 use super::MAX_VOCAB;
 use super::cut::Known;
 use crate::error::{Error, Result};
+use crate::text::decoder::flatten;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
@@ -162,15 +163,6 @@ impl File {
             normalizer: self.normalizer,
             pre_tokenizer: self.pre_tokenizer,
         })
-    }
-}
-
-/// Lists a component of `tokenizer.json`, or the parts of a `Sequence`; nothing for null.
-pub(in crate::text) fn flatten<'a>(component: &'a Value, parts: &str, out: &mut Vec<&'a Value>) {
-    match (component["type"].as_str(), component[parts].as_array()) {
-        (Some("Sequence"), Some(list)) => list.iter().for_each(|part| flatten(part, parts, out)),
-        _ if component.is_null() => {}
-        _ => out.push(component),
     }
 }
 

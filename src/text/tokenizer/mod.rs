@@ -10,7 +10,6 @@ mod json;
 mod sentencepiece;
 mod unicode;
 
-pub(super) use json::flatten;
 #[cfg(not(target_arch = "wasm32"))]
 pub use sentencepiece::pieces as sentencepiece_pieces;
 
@@ -327,13 +326,6 @@ fn splitter(normalizer: &Value, pre_tokenizer: &Value, added: &Added) -> std::re
         part::Kind::Splitter,
         &json!({ "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "added": added }),
     )
-}
-
-/// `<0x0A>` -> 10.
-pub(super) fn byte_token(text: &str) -> Option<u8> {
-    let hex = text.strip_prefix("<0x")?.strip_suffix('>')?;
-    let valid = hex.len() == 2 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'));
-    if valid { u8::from_str_radix(hex, 16).ok() } else { None }
 }
 
 #[cfg(test)]

@@ -343,7 +343,9 @@ fn check_pieces(raw: Vec<RawPiece>, byte_fallback: bool) -> Result<Vec<Piece>> {
             5 => return Err(refused(format!("{}: type UNUSED", name()))),
             6 if byte_fallback => {
                 bytes_seen += 1;
-                Kind::Byte(super::byte_token(&text).ok_or_else(|| broken(format!("{} is no byte", name())))?)
+                Kind::Byte(
+                    crate::text::decoder::byte_token(&text).ok_or_else(|| broken(format!("{} is no byte", name())))?,
+                )
             }
             6 => return Err(broken(format!("{} is a byte, but byte_fallback is off", name()))),
             other => return Err(broken(format!("{}: unknown type {other}", name()))),
