@@ -424,7 +424,7 @@ fn hostile(sound: &str, damage: &[(prop::sample::Index, u8, u8)], header: usize)
             0..=4 => bytes[at] = *byte,
             5 => bytes[at] ^= 1 << (byte % 8),
             6 => bytes.insert(at, *byte),
-            7 => drop(bytes.remove(at)),
+            7 if bytes.len() > 1 => drop(bytes.remove(at)),
             _ => bytes.truncate(at.max(1)),
         }
     }

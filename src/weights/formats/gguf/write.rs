@@ -248,7 +248,7 @@ fn tokenizer_keys(keys: &mut Keys, config: &Config, small: Small) -> Result<()> 
         (None, None) => return Err(Error::internal("a text model without a tokenizer")),
     };
     for id in vocabulary.len()..config.vocab_size {
-        vocabulary.push((format!("[PAD{id}]"), 0.0, UNUSED));
+        vocabulary.push(padded(id));
     }
     keys.text("tokenizer.ggml.model", if merges.is_some() { "gpt2" } else { "llama" });
     keys.list("tokenizer.ggml.tokens", 8, &vocabulary, |out, (token, ..)| self::text(out, token));
