@@ -343,7 +343,7 @@ describe('errors', () => {
   test('an error in a turn leaves the conversation as it was', async () => {
     const { error, messages, text } = await inPage(async () => {
       const chat = await llm.session();
-      const error = await rejection(chat.send('alarm '.repeat(1100)).result);
+      const error = await rejection(chat.send('alarm '.repeat(2100)).result);
       const messages = chat.messages;
       return { error, messages, text: (await chat.send('hi').result).text };
     });

@@ -16,7 +16,7 @@ const folders = {
   'broken-config': altered({ 'config.json': '{"model_type": "mobilellm", ' }),
   'no-config': altered({ 'config.json': null }),
   'no-tokenizer': altered({ 'tokenizer.json': null, 'tokenizer.model': null }),
-  'rope-scaling': altered({ 'config.json': JSON.stringify({ ...config, rope_scaling: { type: 'linear', factor: 2 } }) }),
+  'rope-scaling': altered({ 'config.json': JSON.stringify({ ...config, rope_scaling: { type: 'longrope', short_factor: [1], long_factor: [2] } }) }),
   'no-template': altered({ 'tokenizer_config.json': JSON.stringify({ bos_token: '<s>', eos_token: '<|end|>' }) }),
 };
 
