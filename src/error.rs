@@ -185,7 +185,9 @@ impl Error {
                 "Check that config.json and the weights are of one model, and whole: download them again, or convert them with `mobilellm convert`."
             }
             Error::Tokenizer { .. } => "Use the tokenizer.json or tokenizer.model that belongs to this checkpoint.",
-            Error::Template { .. } => "Check the messages' roles and the template in tokenizer_config.json.",
+            Error::Template { .. } => {
+                "Check the messages' roles and order against the template that the message names, or pass another as chatTemplate."
+            }
             Error::NoChatTemplate { .. } => "Use generate() with a plain prompt, or pass a chatTemplate.",
             Error::InvalidOption { .. } => "See the option's documentation for its name, type and range.",
             Error::ContextOverflow { .. } => "Shorten the prompt or load the model with a larger contextLength.",
