@@ -102,7 +102,7 @@ export class Exchange {
   }
 
   /** Milliseconds waited for other threads since this was last asked. */
-  takeWaited(): number {
+  waited(): number {
     const waited = this.#waited;
     this.#waited = 0;
     return waited;

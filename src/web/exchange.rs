@@ -43,8 +43,8 @@ extern "C" {
     #[wasm_bindgen(method)]
     fn fail(this: &JsExchange, message: &str);
 
-    #[wasm_bindgen(method, js_name = takeWaited)]
-    fn take_waited(this: &JsExchange) -> f64;
+    #[wasm_bindgen(method)]
+    fn waited(this: &JsExchange) -> f64;
 }
 
 fn failed(thrown: JsValue) -> Error {
@@ -84,7 +84,7 @@ impl Exchange for WebExchange {
     }
 
     fn take_waited(&mut self) -> Duration {
-        Duration::from_secs_f64(self.inner.take_waited().max(0.0) / 1000.0)
+        Duration::from_secs_f64(self.inner.waited().max(0.0) / 1000.0)
     }
 }
 

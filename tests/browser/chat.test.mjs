@@ -193,7 +193,7 @@ test('a conversation that is longer than the context goes on without its oldest 
   assert.equal(await page.locator('.forgotten').count(), 1);
   assert.match(await page.textContent('#announcer'), /context was full/);
   await say('word '.repeat(500));
-  assert.match((await texts(`${last} .error-box`))[0], /holds 399/);
+  assert.match((await texts(`${last} .error-box`))[0], /takes 399/);
   await say('what can you do?');
   assert.match((await texts(`${last} .prose`))[0], /I can set alarms and timers/);
   await contextLength('');
