@@ -17,7 +17,10 @@ const loads = some(/^\d+$/, ['0', '1', '2']).map(Number);
 
 /** Runs where the package is: medians of tokens a second of both, and what the package says of its choice. */
 async function compare(MobileLLM, source, rounds) {
-  const models = [await MobileLLM.load(source, { device: 'cpu', threads: 1, cache: 'none' }), await MobileLLM.load(source, { device: 'cpu', cache: 'none' })];
+  const models = [
+    await MobileLLM.load(source, { device: 'cpu', threads: 1, cache: 'none' }),
+    await MobileLLM.load(source, { device: 'cpu', cache: 'none' }),
+  ];
   let changes = 0;
   models[1].addEventListener('threads', () => changes++);
   const speeds = [[], []];

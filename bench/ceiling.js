@@ -55,17 +55,30 @@ export async function ceiling(config, flight = 3, tokens = 240) {
     const weight = (rows, cols) => buffer(rows * cols * 2);
     const gemvStep = ([pipe, groups], w, from, to) => [pipe, bind(pipe, w, from, to), groups];
     const layer = [
-      gemvStep(P.qkv, weight(qkv, H), x, q), [attend, bind(attend, q, a), heads], gemvStep(P.out, weight(H, width), a, x),
-      gemvStep(P.up, weight(2 * F, H), x, f), gemvStep(P.down, weight(H, F), f, x),
+      gemvStep(P.qkv, weight(qkv, H), x, q),
+      [attend, bind(attend, q, a), heads],
+      gemvStep(P.out, weight(H, width), a, x),
+      gemvStep(P.up, weight(2 * F, H), x, f),
+      gemvStep(P.down, weight(H, F), f, x),
     ];
     steps.push(...layer, ...(config.layer_sharing ? layer : []));
   }
-  steps.push([P.head[0], bind(P.head[0], buffer(V * H * 2), x, logits), P.head[1]], [top, bind(top, logits, chosen), 1], [attend, bind(attend, q, a), 1]);
-  const staging = Array.from({ length: flight }, () => device.createBuffer({ size: 4, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST }));
+  steps.push(
+    [P.head[0], bind(P.head[0], buffer(V * H * 2), x, logits), P.head[1]],
+    [top, bind(top, logits, chosen), 1],
+    [attend, bind(attend, q, a), 1],
+  );
+  const staging = Array.from({ length: flight }, () =>
+    device.createBuffer({ size: 4, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST }),
+  );
   const submit = async (slot) => {
     const encoder = device.createCommandEncoder();
     const pass = encoder.beginComputePass();
-    for (const [pipe, group, n] of steps) { pass.setPipeline(pipe); pass.setBindGroup(0, group); pass.dispatchWorkgroups(n); }
+    for (const [pipe, group, n] of steps) {
+      pass.setPipeline(pipe);
+      pass.setBindGroup(0, group);
+      pass.dispatchWorkgroups(n);
+    }
     pass.end();
     encoder.copyBufferToBuffer(chosen, 0, staging[slot], 0, 4);
     device.queue.submit([encoder.finish()]);

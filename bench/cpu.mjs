@@ -36,7 +36,12 @@ if (unknown.length > 0 || !(reps > 0)) throw new Error(`unknown: ${unknown.join(
 
 const rows = [];
 await (words.includes('sharing') ? measureSharing() : measureSpeed());
-const stamp = { when: new Date().toISOString(), machine: cpus()[0]?.model, cores: cpus().length, commit: output('git', ['describe', '--always', '--dirty']) };
+const stamp = {
+  when: new Date().toISOString(),
+  machine: cpus()[0]?.model,
+  cores: cpus().length,
+  commit: output('git', ['describe', '--always', '--dirty']),
+};
 console.log(Object.values(stamp).join(', '));
 show(rows);
 appendFileSync(join(made, 'cpu.jsonl'), `${JSON.stringify({ ...stamp, rows })}\n`);
@@ -54,7 +59,19 @@ async function measureSpeed() {
           const [ofHead, ofBlocks] = { f16: [2, 2], q8: [34 / 32, 34 / 32], q4: [34 / 32, 20 / 32] }[dtype];
           const weights = head * ofHead + (((info.parameters - head) * info.executedLayers) / info.storedBlocks) * ofBlocks;
           const decodeGBps = (speeds.decode * weights) / 1e9;
-          rows.push({ place, model, dtype, threads: info.threads, lanes: info.features.join(' '), ...speeds, decodeGBps, readGBps: read, blankMB, loadedMB, peakMB });
+          rows.push({
+            place,
+            model,
+            dtype,
+            threads: info.threads,
+            lanes: info.features.join(' '),
+            ...speeds,
+            decodeGBps,
+            readGBps: read,
+            blankMB,
+            loadedMB,
+            peakMB,
+          });
           console.error(JSON.stringify(rows.at(-1)));
         }
       }
@@ -71,14 +88,24 @@ async function measureSharing() {
   for (const dtype of dtypes) {
     for (const count of threads) {
       const [base, shared, unshared] = await inPage(folders, run, { dtype, threads: count });
-      rows.push({ dtype, threads: count, baseMs: base, sharedMs: shared, unshared60Ms: unshared, sharedRatio: shared / base, unsharedRatio: unshared / base });
+      rows.push({
+        dtype,
+        threads: count,
+        baseMs: base,
+        sharedMs: shared,
+        unshared60Ms: unshared,
+        sharedRatio: shared / base,
+        unsharedRatio: unshared / base,
+      });
       console.error(JSON.stringify(rows.at(-1)));
     }
   }
 }
 
 async function inNode(folder, dtype, count) {
-  const child = execFileSync(process.execPath, [import.meta.filename, '--child', folder, dtype, String(count), String(reps)], { encoding: 'utf8' });
+  const child = execFileSync(process.execPath, [import.meta.filename, '--child', folder, dtype, String(count), String(reps)], {
+    encoding: 'utf8',
+  });
   return { ...JSON.parse(child), read: plainRead(9) };
 }
 
@@ -97,7 +124,10 @@ async function inPage(folders, run, argument) {
   const { serve } = await import('../scripts/serve.mjs');
   const { launch } = await import('../tests/lib/browser.mjs');
   const { server, url } = await serve({
-    '/': join(root, 'www'), '/pkg/': join(root, 'pkg'), '/tests/': join(root, 'tests'), '/bench/': join(root, 'bench'),
+    '/': join(root, 'www'),
+    '/pkg/': join(root, 'pkg'),
+    '/tests/': join(root, 'tests'),
+    '/bench/': join(root, 'bench'),
     ...Object.fromEntries(folders.map((folder, i) => [`/model${i}/`, folder])),
   });
   const browser = await launch({ webgpu: 'none' });

@@ -4,9 +4,22 @@ import { ceiling } from './ceiling.js';
 import { median } from './measure.mjs';
 
 const block = (layers, hidden, heads, kv, ffn, more = {}) => ({
-  model_type: 'mobilellm', vocab_size: 32000, hidden_size: hidden, intermediate_size: ffn, num_hidden_layers: layers,
-  num_attention_heads: heads, num_key_value_heads: kv, head_dim: 64, hidden_act: 'silu', max_position_embeddings: 2048,
-  rms_norm_eps: 1e-5, rope_theta: 10000, share_embedding: true, bos_token_id: 1, eos_token_id: 2, ...more,
+  model_type: 'mobilellm',
+  vocab_size: 32000,
+  hidden_size: hidden,
+  intermediate_size: ffn,
+  num_hidden_layers: layers,
+  num_attention_heads: heads,
+  num_key_value_heads: kv,
+  head_dim: 64,
+  hidden_act: 'silu',
+  max_position_embeddings: 2048,
+  rms_norm_eps: 1e-5,
+  rope_theta: 10000,
+  share_embedding: true,
+  bos_token_id: 1,
+  eos_token_id: 2,
+  ...more,
 });
 export const SHAPES = {
   'demo model': block(8, 384, 6, 2, 896, { layer_sharing: true, vocab_size: 6144, eos_token_id: 8 }),

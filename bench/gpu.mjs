@@ -12,7 +12,9 @@ const words = process.argv.slice(2);
 const shapes = words.filter((word) => !word.startsWith('--'));
 const software = words.includes('--software');
 const frames = words.includes('--frames');
-const unknown = words.filter((word) => word.startsWith('--') && !['--software', '--serve', '--frames', '--peers', '--f16', '--q8', '--q4', '--plain'].includes(word));
+const unknown = words.filter(
+  (word) => word.startsWith('--') && !['--software', '--serve', '--frames', '--peers', '--f16', '--q8', '--q4', '--plain'].includes(word),
+);
 if (unknown.length > 0) throw new Error(`unknown: ${unknown.join(' ')}`);
 const peers = words.includes('--peers') && process.env.PEERBENCH;
 if (words.includes('--peers') && !peers) throw new Error('PEERBENCH must name the folder that the peer benchmark set up');
@@ -22,19 +24,24 @@ let end;
 const ended = new Promise((resolve) => (end = resolve));
 const { server, url } = await serve(
   {
-    '/': join(root, 'bench'), '/wasm/': join(root, 'target/bindgen/bench'), '/mobilellm-web/': join(root, 'pkg'), '/model/': join(root, 'www/models/demo'),
+    '/': join(root, 'bench'),
+    '/wasm/': join(root, 'target/bindgen/bench'),
+    '/mobilellm-web/': join(root, 'pkg'),
+    '/model/': join(root, 'www/models/demo'),
     ...(peers && { '/js/': join(peers, 'js/node_modules'), '/models/': join(peers, 'models'), '/ref/': join(peers, 'ref') }),
   },
   {
     intercept(request, response) {
       if (request.method !== 'POST') return false;
       const chunks = [];
-      request.on('data', (chunk) => chunks.push(chunk)).on('end', () => {
-        const value = JSON.parse(Buffer.concat(chunks));
-        if (request.url === '/result') end(value);
-        else rows.push(value);
-        response.writeHead(204).end();
-      });
+      request
+        .on('data', (chunk) => chunks.push(chunk))
+        .on('end', () => {
+          const value = JSON.parse(Buffer.concat(chunks));
+          if (request.url === '/result') end(value);
+          else rows.push(value);
+          response.writeHead(204).end();
+        });
       return true;
     },
   },
@@ -49,8 +56,12 @@ if (words.includes('--serve')) {
   });
   const chosen = shapes.join(',') || (software && !peers && 'demo model');
   const query = new URLSearchParams({
-    post: '', ...(software && { quick: '' }), ...(chosen && { [peers ? 'cases' : 'shapes']: chosen }),
-    ...(words.includes('--q8') && { q8: '' }), ...(words.includes('--q4') && { q4: '' }), ...(words.includes('--plain') && { plain: '' }),
+    post: '',
+    ...(software && { quick: '' }),
+    ...(chosen && { [peers ? 'cases' : 'shapes']: chosen }),
+    ...(words.includes('--q8') && { q8: '' }),
+    ...(words.includes('--q4') && { q4: '' }),
+    ...(words.includes('--plain') && { plain: '' }),
   });
   const page = await browser.newPage();
   await page.goto(`${url}${path}?${query}`);

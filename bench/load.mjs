@@ -13,8 +13,12 @@ import { watchMemory } from './memory.mjs';
 /** Rows for `devices`; `folder` holds the checkpoint. */
 export async function measureLoads(folder, { devices = ['cpu', 'webgpu'], warm = 3, ownGpu = false } = {}) {
   const { server, url } = await serve({
-    '/': join(root, 'www'), '/pkg/': join(root, 'pkg'), '/tests/': join(root, 'tests'), '/bench/': join(root, 'bench'),
-    '/wasm/': join(root, 'target/bindgen/bench'), '/model/': folder,
+    '/': join(root, 'www'),
+    '/pkg/': join(root, 'pkg'),
+    '/tests/': join(root, 'tests'),
+    '/bench/': join(root, 'bench'),
+    '/wasm/': join(root, 'target/bindgen/bench'),
+    '/model/': folder,
   });
   const rows = [];
   try {
@@ -41,15 +45,32 @@ export async function measureLoads(folder, { devices = ['cpu', 'webgpu'], warm =
         const { memory } = await visit(load, device, true);
         const read = device === 'cpu' ? await visit(readAll) : null;
         const megabytes = cold.storage.totalBytes / 1e6;
-        if (cold.storage.downloadedBytes !== cold.storage.totalBytes || later.some(({ storage }) => storage.downloadedBytes > 0)) throw new Error('not a cold load and warm loads');
+        if (cold.storage.downloadedBytes !== cold.storage.totalBytes || later.some(({ storage }) => storage.downloadedBytes > 0))
+          throw new Error('not a cold load and warm loads');
         const of = (visits, what) => median(visits.map(what));
-        for (const [kind, visits, { js, rss }] of [['cold', [cold], cold.memory], ['warm', later, memory]]) {
+        for (const [kind, visits, { js, rss }] of [
+          ['cold', [cold], cold.memory],
+          ['warm', later, memory],
+        ]) {
           rows.push({
-            device, load: kind, megabytes, readyMs: of(visits, (v) => v.readyMs), firstTokenMs: of(visits, (v) => v.firstTokenMs),
-            MBps: megabytes / (of(visits, (v) => v.readyMs) / 1e3), peakJsMB: js, peakRssMB: rss,
+            device,
+            load: kind,
+            megabytes,
+            readyMs: of(visits, (v) => v.readyMs),
+            firstTokenMs: of(visits, (v) => v.firstTokenMs),
+            MBps: megabytes / (of(visits, (v) => v.readyMs) / 1e3),
+            peakJsMB: js,
+            peakRssMB: rss,
           });
         }
-        if (read) rows.push({ device: '-', load: 'IndexedDB to verified bytes', megabytes, readyMs: median(read.times), MBps: megabytes / (median(read.times) / 1e3) });
+        if (read)
+          rows.push({
+            device: '-',
+            load: 'IndexedDB to verified bytes',
+            megabytes,
+            readyMs: median(read.times),
+            MBps: megabytes / (median(read.times) / 1e3),
+          });
       } finally {
         rmSync(profile, { recursive: true, force: true });
       }
@@ -77,7 +98,13 @@ async function load(device) {
 async function readAll() {
   const { default: init, loadIntoNothing } = await import('/wasm/mobilellm_web.js');
   await init({ module_or_path: '/wasm/mobilellm_web_bg.wasm' });
-  const request = { source: { kind: 'url', url: new URL('/model/', location.href).href }, revision: 'main', token: null, mirrors: [], cache: 'indexeddb' };
+  const request = {
+    source: { kind: 'url', url: new URL('/model/', location.href).href },
+    revision: 'main',
+    token: null,
+    mirrors: [],
+    cache: 'indexeddb',
+  };
   const times = [];
   for (let i = 0; i < 5; i++) {
     const [ms, report] = await loadIntoNothing(request);

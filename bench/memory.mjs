@@ -18,13 +18,16 @@ export async function watchMemory(page, { every = 30 } = {}) {
     waiting.get(answer.id)?.(answer.result);
     waiting.delete(answer.id);
   });
-  const inWorker = (sessionId) => new Promise((resolve) => {
-    const mine = ++id;
-    const give = (usage) => (clearTimeout(timer), resolve(usage ?? null));
-    const timer = setTimeout(() => (waiting.delete(mine), resolve(null)), 500);
-    waiting.set(mine, give);
-    devtools.send('Target.sendMessageToTarget', { sessionId, message: JSON.stringify({ id: mine, method: 'Runtime.getHeapUsage' }) }).catch(() => give(null));
-  });
+  const inWorker = (sessionId) =>
+    new Promise((resolve) => {
+      const mine = ++id;
+      const give = (usage) => (clearTimeout(timer), resolve(usage ?? null));
+      const timer = setTimeout(() => (waiting.delete(mine), resolve(null)), 500);
+      waiting.set(mine, give);
+      devtools
+        .send('Target.sendMessageToTarget', { sessionId, message: JSON.stringify({ id: mine, method: 'Runtime.getHeapUsage' }) })
+        .catch(() => give(null));
+    });
   const total = (usage) => (usage ? usage.usedSize + (usage.embedderHeapUsedSize ?? 0) + (usage.backingStorageSize ?? 0) : 0);
   const pids = renderers().map((pid) => [pid, anon(pid)]);
   const anonymous = () => pids.map(([pid, start]) => anon(pid) - start).reduce((a, b) => Math.max(a, b), -1);
@@ -33,7 +36,10 @@ export async function watchMemory(page, { every = 30 } = {}) {
   const loop = (async () => {
     while (running) {
       const all = await Promise.all([devtools.send('Runtime.getHeapUsage').catch(() => null), ...[...sessions].map(inWorker)]);
-      js = Math.max(js, all.map(total).reduce((a, b) => a + b, 0));
+      js = Math.max(
+        js,
+        all.map(total).reduce((a, b) => a + b, 0),
+      );
       await new Promise((done) => setTimeout(done, every));
     }
   })();

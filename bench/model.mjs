@@ -14,10 +14,27 @@ export function synthesise({ layerSharing = false, layers = 30 } = {}) {
   if (existsSync(join(folder, 'config.json')) && existsSync(join(folder, 'tokenizer.json'))) return folder;
   mkdirSync(made, { recursive: true });
   const config = {
-    architectures: ['MobileLLMForCausalLM'], model_type: 'mobilellm', vocab_size: 32000, hidden_size: 576, intermediate_size: 1536,
-    num_hidden_layers: layers, num_attention_heads: 9, num_key_value_heads: 3, head_dim: 64, hidden_act: 'silu', rms_norm_eps: 1e-5,
-    rope_theta: 10000, max_position_embeddings: 2048, share_embedding: true, tie_word_embeddings: false, layer_sharing: layerSharing,
-    attention_bias: false, mlp_bias: false, bos_token_id: 1, eos_token_id: 2, torch_dtype: 'float16',
+    architectures: ['MobileLLMForCausalLM'],
+    model_type: 'mobilellm',
+    vocab_size: 32000,
+    hidden_size: 576,
+    intermediate_size: 1536,
+    num_hidden_layers: layers,
+    num_attention_heads: 9,
+    num_key_value_heads: 3,
+    head_dim: 64,
+    hidden_act: 'silu',
+    rms_norm_eps: 1e-5,
+    rope_theta: 10000,
+    max_position_embeddings: 2048,
+    share_embedding: true,
+    tie_word_embeddings: false,
+    layer_sharing: layerSharing,
+    attention_bias: false,
+    mlp_bias: false,
+    bos_token_id: 1,
+    eos_token_id: 2,
+    torch_dtype: 'float16',
   };
   writeFileSync(join(made, `${name}.json`), JSON.stringify(config));
   run('cargo', ['run', '--no-default-features', '--bin', 'mobilellm', '--', 'synth', folder, join(made, `${name}.json`), '--shards', '16']);

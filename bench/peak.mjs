@@ -34,27 +34,44 @@ export async function peakMemory(folder, options) {
   const found = {};
   let end;
   const ended = new Promise((resolve) => (end = resolve));
-  const { server, url } = await serve({ '/pkg/': join(root, 'pkg'), '/model/': folder }, {
-    intercept(request, response) {
-      const path = decodeURIComponent(request.url);
-      if (path === '/peak') {
-        response.writeHead(200, {
-          'Content-Type': 'text/html', 'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Embedder-Policy': 'require-corp',
-        }).end(page(options));
+  const { server, url } = await serve(
+    { '/pkg/': join(root, 'pkg'), '/model/': folder },
+    {
+      intercept(request, response) {
+        const path = decodeURIComponent(request.url);
+        if (path === '/peak') {
+          response
+            .writeHead(200, {
+              'Content-Type': 'text/html',
+              'Cross-Origin-Opener-Policy': 'same-origin',
+              'Cross-Origin-Embedder-Policy': 'require-corp',
+            })
+            .end(page(options));
+          return true;
+        }
+        if (!path.startsWith('/said/')) return false;
+        const what = path.slice('/said/'.length);
+        found[what] = Math.max(...renderers().map((pid) => status(pid, what === 'done' ? 'VmHWM' : 'VmRSS') ?? 0)) / 2 ** 20;
+        response.writeHead(204).end();
+        if (what === 'done' || what.startsWith('failed')) end(what);
         return true;
-      }
-      if (!path.startsWith('/said/')) return false;
-      const what = path.slice('/said/'.length);
-      found[what] = Math.max(...renderers().map((pid) => status(pid, what === 'done' ? 'VmHWM' : 'VmRSS') ?? 0)) / 2 ** 20;
-      response.writeHead(204).end();
-      if (what === 'done' || what.startsWith('failed')) end(what);
-      return true;
+      },
     },
-  });
-  const browser = spawn(chromiumPath(), [
-    '--headless', '--no-sandbox', '--no-first-run', '--disable-gpu', '--disable-background-networking', '--remote-debugging-port=0',
-    `--user-data-dir=${profile}`, `${url}peak`,
-  ], { stdio: 'ignore', detached: true });
+  );
+  const browser = spawn(
+    chromiumPath(),
+    [
+      '--headless',
+      '--no-sandbox',
+      '--no-first-run',
+      '--disable-gpu',
+      '--disable-background-networking',
+      '--remote-debugging-port=0',
+      `--user-data-dir=${profile}`,
+      `${url}peak`,
+    ],
+    { stdio: 'ignore', detached: true },
+  );
   const timer = setTimeout(() => end('failed: nothing heard for two minutes'), 120_000);
   try {
     const outcome = await ended;

@@ -47,7 +47,7 @@ export function toWire(thrown: unknown): WireError {
 /** A failure as it may leave the package: an error of ours, or the reason of the caller's own abort. */
 export function outward(thrown: unknown, signal?: AbortSignal): unknown {
   if (thrown instanceof MobileLLMError || (signal?.aborted && thrown === signal.reason)) return thrown;
-  const { code, message, remedy, cause } = (Object(thrown) as Partial<WireError>);
+  const { code, message, remedy, cause } = Object(thrown) as Partial<WireError>;
   if (typeof code === 'string' && typeof remedy === 'string') return new MobileLLMError(code, String(message), remedy, cause);
   return ours('internal', `internal error: ${said(thrown)}`, thrown);
 }

@@ -14,14 +14,37 @@
  */
 import { Client } from './client.js';
 import { bound, closedError, invalidOption, outward, reading } from './errors.js';
-import { checkArgument, checkAssets, checkEstimate, checkCompletion, checkSpecial, checkLoad, checkSession, checkSource } from './options.js';
+import {
+  checkArgument,
+  checkAssets,
+  checkEstimate,
+  checkCompletion,
+  checkSpecial,
+  checkLoad,
+  checkSession,
+  checkSource,
+} from './options.js';
 import { ChunkLog } from './run.js';
 import { Session, unlessAborted } from './session.js';
 import { resolveSource } from './source.js';
 import type { Call, Calls } from './protocol.js';
 import type {
-  AssetOptions, Availability, Estimate, EstimateOptions, CompletionOptions, EventDetail, Info, LoadOptions, MobileLLMEventMap, ModelRecord, Run, Score, SpecialTokensOption,
-  SessionOptions, Source, SourceOptions,
+  AssetOptions,
+  Availability,
+  Estimate,
+  EstimateOptions,
+  CompletionOptions,
+  EventDetail,
+  Info,
+  LoadOptions,
+  MobileLLMEventMap,
+  ModelRecord,
+  Run,
+  Score,
+  SpecialTokensOption,
+  SessionOptions,
+  Source,
+  SourceOptions,
 } from './types.js';
 
 export { MobileLLMError } from './errors.js';
@@ -104,10 +127,7 @@ export class MobileLLM extends EventTarget {
   /** Opens a conversation. @throws MobileLLMError `no-chat-template` if the model only completes text. */
   async session(options?: SessionOptions): Promise<Session> {
     const start = checkSession(options);
-    return Session.open(
-      { client: this.#client, contextLength: this.info.contextLength, nextSession: () => ++this.#sessions },
-      start,
-    );
+    return Session.open({ client: this.#client, contextLength: this.info.contextLength, nextSession: () => ++this.#sessions }, start);
   }
 
   /** Token ids of a text, without a beginning-of-text token; strings that look like special tokens are plain text unless `parse` is asked for. */
@@ -132,14 +152,30 @@ export class MobileLLM extends EventTarget {
   }
 
   /** Hears of what happens to the loaded model. */
-  override addEventListener<K extends keyof MobileLLMEventMap>(type: K, listener: Listener<K>, options?: boolean | AddEventListenerOptions): void;
-  override addEventListener(type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | AddEventListenerOptions): void;
+  override addEventListener<K extends keyof MobileLLMEventMap>(
+    type: K,
+    listener: Listener<K>,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  override addEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
   override addEventListener(type: string, listener: unknown, options?: boolean | AddEventListenerOptions): void {
     reading('addEventListener', () => super.addEventListener(type, listener as EventListener, options));
   }
 
-  override removeEventListener<K extends keyof MobileLLMEventMap>(type: K, listener: Listener<K>, options?: boolean | EventListenerOptions): void;
-  override removeEventListener(type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | EventListenerOptions): void;
+  override removeEventListener<K extends keyof MobileLLMEventMap>(
+    type: K,
+    listener: Listener<K>,
+    options?: boolean | EventListenerOptions,
+  ): void;
+  override removeEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | EventListenerOptions,
+  ): void;
   override removeEventListener(type: string, listener: unknown, options?: boolean | EventListenerOptions): void {
     reading('removeEventListener', () => super.removeEventListener(type, listener as EventListener, options));
   }
@@ -182,11 +218,16 @@ bound(MobileLLM, MobileLLM.made);
 
 /** One question to a worker without a model. */
 async function ask<C extends Call>(assets: AssetOptions, call: C, args: Calls[C][0], signal?: AbortSignal): Promise<Calls[C][1]> {
-  return withClient(assets, signal, () => {}, async (client) => {
-    const answer = await client.call(call, args);
-    await client.close();
-    return answer;
-  });
+  return withClient(
+    assets,
+    signal,
+    () => {},
+    async (client) => {
+      const answer = await client.call(call, args);
+      await client.close();
+      return answer;
+    },
+  );
 }
 
 /** Runs work on a new worker; the worker ends with a failure or an abort of it. */

@@ -1,7 +1,16 @@
 /** Strict checking of everything a caller passes: an option that is unknown or ill-typed never passes silently. */
 import { invalidOption, reading, said } from './errors.js';
 import type {
-  CompletionOptions, SpecialTokensOption, AssetOptions, EstimateOptions, GenerateOptions, LoadOptions, Message, SessionOptions, SourceOptions, Tool,
+  CompletionOptions,
+  SpecialTokensOption,
+  AssetOptions,
+  EstimateOptions,
+  GenerateOptions,
+  LoadOptions,
+  Message,
+  SessionOptions,
+  SourceOptions,
+  Tool,
 } from './types.js';
 import { node } from './platform.js';
 import type { GenerateRequest, LoadRequest } from './protocol.js';
@@ -11,23 +20,32 @@ type Check = (value: unknown) => string | undefined;
 /** One check for each option, so that a new option without a check does not compile. */
 type Schema<T> = { [K in keyof Required<T>]: Check };
 
-const number = (low: number, high: number): Check => (v) =>
-  typeof v === 'number' && v >= low && v <= high ? undefined : `a number from ${low} to ${high}`;
-const integer = (low: number, high = Number.MAX_SAFE_INTEGER): Check => (v) =>
-  Number.isSafeInteger(v) && (v as number) >= low && (v as number) <= high
-    ? undefined
-    : `an integer from ${low} to ${high === Number.MAX_SAFE_INTEGER ? '2^53 - 1' : high}`;
+const number =
+  (low: number, high: number): Check =>
+  (v) =>
+    typeof v === 'number' && v >= low && v <= high ? undefined : `a number from ${low} to ${high}`;
+const integer =
+  (low: number, high = Number.MAX_SAFE_INTEGER): Check =>
+  (v) =>
+    Number.isSafeInteger(v) && (v as number) >= low && (v as number) <= high
+      ? undefined
+      : `an integer from ${low} to ${high === Number.MAX_SAFE_INTEGER ? '2^53 - 1' : high}`;
 const boolean: Check = (v) => (typeof v === 'boolean' ? undefined : 'a boolean');
 const string: Check = (v) => (typeof v === 'string' ? undefined : 'a string');
 const text: Check = (v) => (typeof v === 'string' && v !== '' ? undefined : 'a string that is not empty');
 const fn: Check = (v) => (typeof v === 'function' ? undefined : 'a function');
-const oneOf = (...values: string[]): Check => (v) =>
-  values.includes(v as string) ? undefined : values.map((x) => `'${x}'`).join(' or ');
-const arrayOf = (check: Check, what: string): Check => (v) =>
-  // Spread, since `every` passes over holes.
-  Array.isArray(v) && [...v].every((x) => check(x) === undefined) ? undefined : `an array of ${what}`;
+const oneOf =
+  (...values: string[]): Check =>
+  (v) =>
+    values.includes(v as string) ? undefined : values.map((x) => `'${x}'`).join(' or ');
+const arrayOf =
+  (check: Check, what: string): Check =>
+  (v) =>
+    // Spread, since `every` passes over holes.
+    Array.isArray(v) && [...v].every((x) => check(x) === undefined) ? undefined : `an array of ${what}`;
 const signal: Check = (v) => (v instanceof AbortSignal && typeof v.aborted === 'boolean' ? undefined : 'an AbortSignal');
-const folderUrl: Check = (v) => (typeof v === 'string' && URL.canParse(v) && URL.canParse('config.json', v) ? undefined : 'an absolute URL');
+const folderUrl: Check = (v) =>
+  typeof v === 'string' && URL.canParse(v) && URL.canParse('config.json', v) ? undefined : 'an absolute URL';
 
 const isRecord = (v: unknown): v is Record<string, unknown> => typeof v === 'object' && v !== null && !Array.isArray(v);
 
@@ -73,7 +91,7 @@ const generate: Schema<GenerateOptions> = {
 const special: Schema<SpecialTokensOption> = { specialTokens: oneOf('text', 'parse') };
 const session: Schema<SessionOptions> = {
   system: string,
-  tools: (v) => arrayOf(tool, '')(v) && 'an array of { name, description?, parameters? }, or of { type: \'function\', function: {...} }',
+  tools: (v) => arrayOf(tool, '')(v) && "an array of { name, description?, parameters? }, or of { type: 'function', function: {...} }",
   messages: (v) => arrayOf(message, '')(v) && 'an array of { role, content }',
   chatTemplate: text,
 };
@@ -141,9 +159,7 @@ export function show(value: unknown): string {
 export function nearest(name: string, known: readonly string[]): string | undefined {
   const plain = (s: string) => s.toLowerCase().replaceAll(/[-_]/g, '');
   const limit = Math.max(2, name.length / 3);
-  const [best] = known
-    .map((candidate) => [candidate, distance(plain(name), plain(candidate))] as const)
-    .sort((a, b) => a[1] - b[1]);
+  const [best] = known.map((candidate) => [candidate, distance(plain(name), plain(candidate))] as const).sort((a, b) => a[1] - b[1]);
   return best && best[1] <= limit ? best[0] : undefined;
 }
 
@@ -160,40 +176,51 @@ function distance(a: string, b: string): number {
   return row[b.length]!;
 }
 
-export const checkAssets = (call: string, options: unknown): AssetOptions => reading(call, () => check<AssetOptions>(call, options, assets));
+export const checkAssets = (call: string, options: unknown): AssetOptions =>
+  reading(call, () => check<AssetOptions>(call, options, assets));
 
 function assetOptions({ workerUrl, wasmUrl }: AssetOptions): AssetOptions {
   return { ...(workerUrl === undefined ? {} : { workerUrl }), ...(wasmUrl === undefined ? {} : { wasmUrl }) };
 }
 
-export const checkSource = (call: string, options: unknown) => reading(call, () => {
-  const o = check<SourceOptions>(call, options, source);
-  return { signal: o.signal, assets: assetOptions(o), request: sourceRequest(o) };
-});
+export const checkSource = (call: string, options: unknown) =>
+  reading(call, () => {
+    const o = check<SourceOptions>(call, options, source);
+    return { signal: o.signal, assets: assetOptions(o), request: sourceRequest(o) };
+  });
 
-export const checkEstimate = (options: unknown) => reading('estimate', () => {
-  const o = check<EstimateOptions>('estimate', options, estimate);
-  return {
-    signal: o.signal,
-    assets: assetOptions(o),
-    request: { ...sourceRequest(o), contextLength: o.contextLength ?? null, dtype: o.dtype ?? null },
-  };
-});
+export const checkEstimate = (options: unknown) =>
+  reading('estimate', () => {
+    const o = check<EstimateOptions>('estimate', options, estimate);
+    return {
+      signal: o.signal,
+      assets: assetOptions(o),
+      request: { ...sourceRequest(o), contextLength: o.contextLength ?? null, dtype: o.dtype ?? null },
+    };
+  });
 
-export const checkLoad = (options: unknown) => reading('load', () => {
-  const o = check<LoadOptions>('load', options, load);
-  const request: Omit<LoadRequest, 'source'> = {
-    ...sourceRequest(o),
-    device: o.device ?? 'auto',
-    dtype: o.dtype ?? null,
-    contextLength: o.contextLength ?? null,
-    threads: o.threads ?? null,
-    verify: o.verify ?? 'always',
-    selfCheck: o.selfCheck ?? true,
-    gpuBudgetMs: o.gpuBudgetMs ?? null,
-  };
-  return { signal: o.signal, assets: assetOptions(o), onProgress: o.onProgress, onWarning: o.onWarning, persist: o.persist ?? true, request };
-});
+export const checkLoad = (options: unknown) =>
+  reading('load', () => {
+    const o = check<LoadOptions>('load', options, load);
+    const request: Omit<LoadRequest, 'source'> = {
+      ...sourceRequest(o),
+      device: o.device ?? 'auto',
+      dtype: o.dtype ?? null,
+      contextLength: o.contextLength ?? null,
+      threads: o.threads ?? null,
+      verify: o.verify ?? 'always',
+      selfCheck: o.selfCheck ?? true,
+      gpuBudgetMs: o.gpuBudgetMs ?? null,
+    };
+    return {
+      signal: o.signal,
+      assets: assetOptions(o),
+      onProgress: o.onProgress,
+      onWarning: o.onWarning,
+      persist: o.persist ?? true,
+      request,
+    };
+  });
 
 function sourceRequest(o: SourceOptions) {
   return {
@@ -226,28 +253,31 @@ export function checkCompletion(call: string, options: unknown): ReturnType<type
 export const checkSpecial = (call: string, options: unknown): boolean =>
   reading(call, () => check<SpecialTokensOption>(call, options, special).specialTokens === 'parse');
 
-export const checkSession = (options: unknown) => reading('session', () => {
-  const o = check<SessionOptions>('session', options, session);
-  const system: Message[] = o.system === undefined ? [] : [{ role: 'system', content: o.system }];
-  return {
-    messages: [...system, ...plain<Message[]>('session', 'messages', o.messages ?? [])],
-    tools: o.tools?.length ? plain<Tool[]>('session', 'tools', o.tools) : null,
-    chatTemplate: o.chatTemplate ?? null,
-  };
-});
+export const checkSession = (options: unknown) =>
+  reading('session', () => {
+    const o = check<SessionOptions>('session', options, session);
+    const system: Message[] = o.system === undefined ? [] : [{ role: 'system', content: o.system }];
+    return {
+      messages: [...system, ...plain<Message[]>('session', 'messages', o.messages ?? [])],
+      tools: o.tools?.length ? plain<Tool[]>('session', 'tools', o.tools) : null,
+      chatTemplate: o.chatTemplate ?? null,
+    };
+  });
 
 /** What `send` takes: text, one message, or several (the results of tools, in the order of their calls). */
-export const checkInput = (input: unknown): Message[] => reading('send', () => {
-  if (typeof input === 'string') return [{ role: 'user', content: input }];
-  const messages = plain<unknown[]>('send', 'the message', Array.isArray(input) ? input : [input]);
-  if (messages.length === 0 || [...messages].some((m) => message(m) || (m as Message).role === 'assistant')) {
-    throw invalidOption("send: give a text, a message { role, content } or an array of such, with roles 'user', 'tool' or 'system'");
-  }
-  return messages as Message[];
-});
+export const checkInput = (input: unknown): Message[] =>
+  reading('send', () => {
+    if (typeof input === 'string') return [{ role: 'user', content: input }];
+    const messages = plain<unknown[]>('send', 'the message', Array.isArray(input) ? input : [input]);
+    if (messages.length === 0 || [...messages].some((m) => message(m) || (m as Message).role === 'assistant')) {
+      throw invalidOption("send: give a text, a message { role, content } or an array of such, with roles 'user', 'tool' or 'system'");
+    }
+    return messages as Message[];
+  });
 
-export const checkArgument = (call: string, name: string, value: unknown, kind: 'text' | 'texts' | 'ids'): void => reading(call, () => {
-  const rule = { text: string, texts: arrayOf(string, 'strings'), ids: arrayOf(integer(0, 2 ** 32 - 1), 'token ids') }[kind];
-  const problem = rule(value);
-  if (problem) throw invalidOption(`${call}: ${name}: ${show(value)} is not ${problem}`);
-});
+export const checkArgument = (call: string, name: string, value: unknown, kind: 'text' | 'texts' | 'ids'): void =>
+  reading(call, () => {
+    const rule = { text: string, texts: arrayOf(string, 'strings'), ids: arrayOf(integer(0, 2 ** 32 - 1), 'token ids') }[kind];
+    const problem = rule(value);
+    if (problem) throw invalidOption(`${call}: ${name}: ${show(value)} is not ${problem}`);
+  });

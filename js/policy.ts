@@ -31,9 +31,17 @@ export async function forbidden(address: string, directives: readonly string[]):
   if (!watching) return null;
   await new Promise((resolve) => setTimeout(resolve, LATER));
   const url = new URL(address);
-  const one = seen.find(({ directive, blocked }) => directives.includes(directive) && (blocked === address || address.startsWith(`${blocked}:`) || originOf(blocked) === url.origin));
+  const one = seen.find(
+    ({ directive, blocked }) =>
+      directives.includes(directive) && (blocked === address || address.startsWith(`${blocked}:`) || originOf(blocked) === url.origin),
+  );
   if (!one) return null;
-  const whom = url.protocol === 'blob:' || url.protocol === 'data:' ? url.protocol : url.origin === globalThis.location?.origin ? "'self'" : url.origin;
+  const whom =
+    url.protocol === 'blob:' || url.protocol === 'data:'
+      ? url.protocol
+      : url.origin === globalThis.location?.origin
+        ? "'self'"
+        : url.origin;
   return `${one.directive} ${whom}`;
 }
 
@@ -41,7 +49,9 @@ const originOf = (address: string): string | null => (URL.canParse(address) ? ne
 
 /** What `new Worker` throws where the page demands TrustedScriptURL; null: something else. */
 export const untrusted = (thrown: unknown): string | null =>
-  /TrustedScriptURL/.test(said(thrown)) ? "a default policy of Trusted Types with createScriptURL, or no require-trusted-types-for 'script'," : null;
+  /TrustedScriptURL/.test(said(thrown))
+    ? "a default policy of Trusted Types with createScriptURL, or no require-trusted-types-for 'script',"
+    : null;
 
 /** What compiling wasm throws where a policy forbids it; null: something else. */
 export const noWasm = (thrown: unknown): string | null =>
@@ -66,7 +76,9 @@ export function installPolicyFetch(): void {
     try {
       return await fetchWeb(input, options);
     } catch (error) {
-      const needed = options?.signal?.aborted ? null : await forbidden(new URL(input instanceof Request ? input.url : input, globalThis.location?.href).href, ['connect-src']);
+      const needed = options?.signal?.aborted
+        ? null
+        : await forbidden(new URL(input instanceof Request ? input.url : input, globalThis.location?.href).href, ['connect-src']);
       throw needed === null ? error : new Forbidden(said(error), needed);
     }
   };

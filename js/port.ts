@@ -38,7 +38,10 @@ export class Port {
     }
     this.#listener = listener;
     this.#start(options).catch((error: unknown) => {
-      if (!this.#ended) listener.unavailable(error instanceof MobileLLMError ? error : engineUnavailable(`the engine's files cannot be had: ${error}`, error));
+      if (!this.#ended)
+        listener.unavailable(
+          error instanceof MobileLLMError ? error : engineUnavailable(`the engine's files cannot be had: ${error}`, error),
+        );
     });
   }
 
@@ -61,7 +64,8 @@ export class Port {
   }
 
   async #start(options: AssetOptions): Promise<void> {
-    if (typeof WebAssembly === 'undefined') throw engineUnavailable('there is no WebAssembly here (Lockdown Mode of Apple devices turns it off)');
+    if (typeof WebAssembly === 'undefined')
+      throw engineUnavailable('there is no WebAssembly here (Lockdown Mode of Apple devices turns it off)');
     watchPolicy();
     const tried: string[] = [];
     let needed: string | null = null;
@@ -123,8 +127,12 @@ async function whyNot(script: string): Promise<string> {
   }
   const type = response.headers.get('content-type') ?? 'no type';
   if (!response.ok) return `its script could not be loaded: HTTP ${response.status}`;
-  if (!/javascript|ecmascript/.test(type)) return `its script is ${type}, not JavaScript: another file, or the host's own page, is at that address`;
-  if (globalThis.crossOriginIsolated && !/require-corp|credentialless/.test(response.headers.get('cross-origin-embedder-policy') ?? 'require-corp')) {
+  if (!/javascript|ecmascript/.test(type))
+    return `its script is ${type}, not JavaScript: another file, or the host's own page, is at that address`;
+  if (
+    globalThis.crossOriginIsolated &&
+    !/require-corp|credentialless/.test(response.headers.get('cross-origin-embedder-policy') ?? 'require-corp')
+  ) {
     return 'its script is served without Cross-Origin-Embedder-Policy, which this page demands';
   }
   return 'its script is there and could not be started: it is cut off, or one of its own imports or headers keeps it from running';

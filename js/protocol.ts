@@ -2,7 +2,19 @@
 import type { Assets, Script } from './assets.js';
 import type { WireError } from './errors.js';
 import type { EngineRequest, EstimateRequest, GenerateRequest as EngineGenerate, SourceRequest } from './generated.js';
-import type { Availability, Chunk, Estimate, EventDetail, GenerateResult, Info, LoadProgress, Message, ModelRecord, Score, Tool } from './types.js';
+import type {
+  Availability,
+  Chunk,
+  Estimate,
+  EventDetail,
+  GenerateResult,
+  Info,
+  LoadProgress,
+  Message,
+  ModelRecord,
+  Score,
+  Tool,
+} from './types.js';
 
 export type { ResolvedSource, SourceRequest } from './generated.js';
 
@@ -46,8 +58,7 @@ export type ToWorker =
 
 export type FromWorker =
   /** To the first message. */
-  | { ready: true }
-  | Answer;
+  { ready: true } | Answer;
 
 export type Answer =
   | { id: number; result: unknown }

@@ -40,7 +40,10 @@ export class Session {
   }
 
   /** @internal */
-  static async open(host: SessionHost, start: { messages: Message[]; tools: Tool[] | null; chatTemplate: string | null }): Promise<Session> {
+  static async open(
+    host: SessionHost,
+    start: { messages: Message[]; tools: Tool[] | null; chatTemplate: string | null },
+  ): Promise<Session> {
     const id = host.nextSession();
     const { used } = await host.client.call('openSession', { session: id, ...start });
     const session = new Session(host, id, start.messages, start.tools, start.chatTemplate);

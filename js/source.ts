@@ -33,7 +33,9 @@ async function resolve(source: Source): Promise<ResolvedSource> {
   }
   const files = typeof source === 'object' && source !== null && Symbol.iterator in source ? [...source] : [];
   if (files.length === 0 || !files.every((file) => file instanceof File)) {
-    throw invalidOption(`source: ${show(source)} is no URL, 'org/name' on the hub, File objects, a directory handle, or the bytes of a GGUF`);
+    throw invalidOption(
+      `source: ${show(source)} is no URL, 'org/name' on the hub, File objects, a directory handle, or the bytes of a GGUF`,
+    );
   }
   if (files.length === 1) return resolveFile(files[0]!);
   // A folder picker gives paths that begin with the folder's own name.
@@ -51,26 +53,35 @@ async function resolve(source: Source): Promise<ResolvedSource> {
 async function resolveFile(file: Blob): Promise<ResolvedSource> {
   const name = file instanceof File ? file.name : '';
   const shown = name || 'the source';
-  const first = await file.slice(0, 16).arrayBuffer().catch((error: unknown) => {
-    throw unreadable(`${shown} could not be read: ${said(error)}`, error);
-  });
+  const first = await file
+    .slice(0, 16)
+    .arrayBuffer()
+    .catch((error: unknown) => {
+      throw unreadable(`${shown} could not be read: ${said(error)}`, error);
+    });
   const bytes = new Uint8Array(first);
   const text = String.fromCharCode(...bytes);
   if (text.startsWith('GGUF')) {
     const path = GGUF.test(name) ? name : 'model.gguf';
     return { kind: 'files', name: path, files: [{ path, file }] };
   }
-  const beside = 'hand it over together with the rest of its folder: load([...files]) with config.json and the tokenizer beside the weights';
+  const beside =
+    'hand it over together with the rest of its folder: load([...files]) with config.json and the tokenizer beside the weights';
   const kinds: [boolean, string][] = [
     [bytes.length === 0, 'is empty'],
     // A length of eight bytes, then the header, which is JSON.
-    [bytes.slice(4, 8).every((byte) => byte === 0) && text.slice(8).trimStart().startsWith('{'), `holds only the weights (safetensors): ${beside}`],
+    [
+      bytes.slice(4, 8).every((byte) => byte === 0) && text.slice(8).trimStart().startsWith('{'),
+      `holds only the weights (safetensors): ${beside}`,
+    ],
     [text.startsWith('PK\x03\x04'), `is a zip or holds only the weights (PyTorch): unpack it, or ${beside}`],
     [text.startsWith('\x1f\x8b'), 'is compressed (gzip): unpack it first'],
     [/^\s*[[{]/.test(text), `is JSON, without weights: ${beside}`],
     [/^\s*</.test(text), 'is a web page, not a model'],
   ];
-  throw invalidOption(`source: ${shown} ${kinds.find(([is]) => is)?.[1] ?? `is no GGUF, the one format that is a whole model in a file; anything else, ${beside}`}`);
+  throw invalidOption(
+    `source: ${shown} ${kinds.find(([is]) => is)?.[1] ?? `is no GGUF, the one format that is a whole model in a file; anything else, ${beside}`}`,
+  );
 }
 
 function resolveText(source: string): ResolvedSource {
@@ -91,7 +102,8 @@ function resolveText(source: string): ResolvedSource {
 function address(url: URL): ResolvedSource {
   // Whatever `fetch` can do is fine (http, an extension's or an app's own scheme), as long as there is such a thing as a file below it.
   if (!URL.canParse('config.json', url)) throw invalidOption(`source: a ${url.protocol} address is no folder`);
-  if (url.username || url.password) throw invalidOption('source: an address with a user name or password cannot be fetched; use the option token');
+  if (url.username || url.password)
+    throw invalidOption('source: an address with a user name or password cannot be fetched; use the option token');
   const result = new URL(url);
   if (!result.pathname.endsWith('/') && !GGUF.test(result.pathname)) result.pathname += '/';
   result.hash = '';

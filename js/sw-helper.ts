@@ -26,8 +26,13 @@ interface ShellScope {
   // biome-ignore lint/suspicious/noExplicitAny: the type of the event depends on its name
   addEventListener(type: string, listener: (event: any) => void): void;
 }
-interface Extendable { waitUntil(promise: Promise<unknown>): void }
-interface FetchLike extends Extendable { readonly request: Request; respondWith(response: Promise<Response>): void }
+interface Extendable {
+  waitUntil(promise: Promise<unknown>): void;
+}
+interface FetchLike extends Extendable {
+  readonly request: Request;
+  respondWith(response: Promise<Response>): void;
+}
 
 const CACHE = 'mobilellm-shell';
 
@@ -65,7 +70,10 @@ export function installShell(scope: ShellScope, { files, isolate = true }: Shell
     const bytes = await response.arrayBuffer();
     const got = [...new Uint8Array(await crypto.subtle.digest('SHA-256', bytes))].map((b) => b.toString(16).padStart(2, '0')).join('');
     if (got !== hash) throw new Error(`${name}: expected SHA-256 ${hash}, got ${got}`);
-    await cache.put(key(hash), new Response(bytes, { headers: { 'content-type': response.headers.get('content-type') ?? 'application/octet-stream' } }));
+    await cache.put(
+      key(hash),
+      new Response(bytes, { headers: { 'content-type': response.headers.get('content-type') ?? 'application/octet-stream' } }),
+    );
   };
 
   const isolated = (response: Response) => {
@@ -115,7 +123,9 @@ export function installShell(scope: ShellScope, { files, isolate = true }: Shell
   // idle thereafter. So the next version has the active one keep itself busy while it asks.
   const takeOver = async () => {
     const { port1, port2 } = new MessageChannel();
-    const busy = new Promise((resolve) => { port1.onmessage = resolve; });
+    const busy = new Promise((resolve) => {
+      port1.onmessage = resolve;
+    });
     scope.registration.active?.postMessage('yield', [port2]);
     await Promise.race([busy, pause(1000)]);
     await scope.skipWaiting();
@@ -130,4 +140,7 @@ export function installShell(scope: ShellScope, { files, isolate = true }: Shell
   });
 }
 
-const pause = (ms: number) => new Promise((resolve) => { setTimeout(resolve, ms); });
+const pause = (ms: number) =>
+  new Promise((resolve) => {
+    setTimeout(resolve, ms);
+  });

@@ -192,7 +192,14 @@ export class Team {
    *
    * @throws what kept a worker from starting; those that did start are ended.
    */
-  async start(script: Script, module: WebAssembly.Module, count: number, words: number, config: string, precision: string): Promise<Exchange> {
+  async start(
+    script: Script,
+    module: WebAssembly.Module,
+    count: number,
+    words: number,
+    config: string,
+    precision: string,
+  ): Promise<Exchange> {
     const shared = new SharedArrayBuffer(Exchange.bytes(count, words));
     const exchange = new Exchange(shared, 0, count, words);
     try {
@@ -222,7 +229,10 @@ export class Team {
         message.following ? resolve() : reject(new Error(message.failed ?? 'unexpected answer of a CPU thread'));
       if (node) {
         const worker = new node.threads.Worker(new URL(url), { execArgv: [] });
-        worker.on('message', heard).on('error', (error) => ended(error.message)).on('exit', () => ended('a CPU thread ended'));
+        worker
+          .on('message', heard)
+          .on('error', (error) => ended(error.message))
+          .on('exit', () => ended('a CPU thread ended'));
         this.#threads.push({ post: (m) => worker.postMessage(m), terminate: () => void worker.terminate() });
       } else {
         const worker = new Worker(url, { type });
@@ -245,7 +255,8 @@ export function threadCount(wanted: number | null): { threads: number; reason: s
     if (wanted === 1) return { threads: 1, reason: null };
     return {
       threads: 1,
-      reason: 'one CPU thread: the page is not cross-origin isolated (serve it with COOP: same-origin and COEP: require-corp, or use sw-helper)',
+      reason:
+        'one CPU thread: the page is not cross-origin isolated (serve it with COOP: same-origin and COEP: require-corp, or use sw-helper)',
     };
   }
   const cores = node ? node.os.availableParallelism() : navigator.hardwareConcurrency || 1;

@@ -38,9 +38,7 @@ function parseCall(json: string): ToolCall | null {
     return null;
   }
   const { name, arguments: args = {} } = (call ?? {}) as Partial<ToolCall>;
-  return typeof name === 'string' && typeof args === 'object' && args !== null && !Array.isArray(args)
-    ? { name, arguments: args }
-    : null;
+  return typeof name === 'string' && typeof args === 'object' && args !== null && !Array.isArray(args) ? { name, arguments: args } : null;
 }
 
 /** Length of the text that surely precedes any call: up to the first marker, or to what may be the beginning of one. */

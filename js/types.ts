@@ -1,11 +1,33 @@
 /** The public types. Units are in each comment. Those that the engine knows too come from generated.ts. */
 import type {
-  Cache, Device, DeviceChoice, Dtype, EngineEstimate, EngineInfo, FinishReason, GenerateRequest, LoadEvent, Phase, Progress, Timings, TokenLogprobs,
-  Usage, Verify,
+  Cache,
+  Device,
+  DeviceChoice,
+  Dtype,
+  EngineEstimate,
+  EngineInfo,
+  FinishReason,
+  GenerateRequest,
+  LoadEvent,
+  Phase,
+  Progress,
+  Timings,
+  TokenLogprobs,
+  Usage,
+  Verify,
 } from './generated.js';
 
 export type {
-  Availability, Device, Dtype, FinishReason, Logprob, ModelRecord, Score, Timings, TokenLogprobs, Usage,
+  Availability,
+  Device,
+  Dtype,
+  FinishReason,
+  Logprob,
+  ModelRecord,
+  Score,
+  Timings,
+  TokenLogprobs,
+  Usage,
 } from './generated.js';
 
 /**

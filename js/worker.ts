@@ -47,15 +47,19 @@ function warning(event: Exclude<LoadEvent, { type: 'progress' }>): EventDetail {
 }
 
 /** In Node 20 there is none. */
-const navigatorLike = (globalThis.navigator ?? {}) as { gpu?: { requestAdapter(): Promise<object | null> }; deviceMemory?: number; userAgent?: string };
+const navigatorLike = (globalThis.navigator ?? {}) as {
+  gpu?: { requestAdapter(): Promise<object | null> };
+  deviceMemory?: number;
+  userAgent?: string;
+};
 
 /** What can be said about the device before anything is loaded; `reason` if it decides. */
 function chooseDevice({ device }: LoadRequest): { device: LoadRequest['device']; reason?: string } {
   if (device === 'cpu') return { device };
   const missing = !navigatorLike.gpu
     ? 'there is no navigator.gpu here'
-    // wgpu looks for the GPU in a page or a worker of the web, and takes it for granted that this is one.
-    : !('Window' in globalThis || 'WorkerGlobalScope' in globalThis)
+    : // wgpu looks for the GPU in a page or a worker of the web, and takes it for granted that this is one.
+      !('Window' in globalThis || 'WorkerGlobalScope' in globalThis)
       ? 'that of this runtime can be used in a browser only'
       : null;
   if (missing === null) return { device };
@@ -294,7 +298,8 @@ let warnedOfSpecialTokens = false;
 function warnOfSpecialTokens(input: Input): void {
   if (warnedOfSpecialTokens || !('prompt' in input) || input.special || !loaded().spellsOutSpecial(input.prompt)) return;
   warnedOfSpecialTokens = true;
-  const message = "the prompt spells out special tokens, which are read as plain text: generate(prompt, { specialTokens: 'parse' }) reads them as tokens";
+  const message =
+    "the prompt spells out special tokens, which are read as plain text: generate(prompt, { specialTokens: 'parse' }) reads them as tokens";
   post({ event: 'warning', detail: { reason: 'special-tokens', message } });
 }
 
@@ -455,7 +460,8 @@ const handlers: Handlers = {
     const { freeBytes, ...sizes } = (await wasm.estimate(request)) as EngineEstimate;
     const adapter = await navigatorLike.gpu?.requestAdapter();
     // A wasm memory ends at 4 GiB; the GPU's own limit is known only buffer by buffer, and the largest is a fraction of the model.
-    const cpu = sizes.cpuBytes < 2 ** 32 && (navigatorLike.deviceMemory === undefined || sizes.cpuBytes < navigatorLike.deviceMemory * 2 ** 30);
+    const cpu =
+      sizes.cpuBytes < 2 ** 32 && (navigatorLike.deviceMemory === undefined || sizes.cpuBytes < navigatorLike.deviceMemory * 2 ** 30);
     return { ...sizes, fits: { disk: freeBytes === null ? null : sizes.downloadBytes <= freeBytes, gpu: adapter ? null : false, cpu } };
   },
   listModels: () => wasm.listModels(),
@@ -495,7 +501,10 @@ function receive(message: ToWorker | { follow: FollowRequest } | { read: PieceRe
   tail = tail
     .then(start)
     .then(() => handlers[call](args as never, id))
-    .then((result) => post({ id, result }), (error) => post({ id, error: toWire(error) }));
+    .then(
+      (result) => post({ id, result }),
+      (error) => post({ id, error: toWire(error) }),
+    );
 }
 
 installFileFetch();

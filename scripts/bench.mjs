@@ -42,7 +42,10 @@ const tiers = chosen(['cpu', 'webgpu']);
 const folder = only.includes('125m') || parts.includes('load') ? synthesise() : null;
 
 const { server, url } = await serve({
-  '/': join(root, 'www'), '/pkg/': join(root, 'pkg'), '/tests/': join(root, 'tests'), '/bench/': made,
+  '/': join(root, 'www'),
+  '/pkg/': join(root, 'pkg'),
+  '/tests/': join(root, 'tests'),
+  '/bench/': made,
 });
 const browser = await launch({ webgpu: ownGpu ? 'own' : 'software' });
 const rows = [];
@@ -51,7 +54,9 @@ for (const model of parts.includes('speed') ? only : []) {
     const page = await browser.newPage();
     await page.goto(`${url}tests/lib/blank.html`);
     await page.waitForFunction('globalThis.ready');
-    const { info, ...measured } = await page.evaluate(measure, { source: models[model], device }).catch((error) => ({ error: error.message }));
+    const { info, ...measured } = await page
+      .evaluate(measure, { source: models[model], device })
+      .catch((error) => ({ error: error.message }));
     await page.close();
     if (!info) {
       console.error(`${model} on ${device}: ${measured.error}`);
@@ -62,8 +67,14 @@ for (const model of parts.includes('speed') ? only : []) {
     const head = info.vocabSize * info.hiddenSize;
     const bytes = 2 * (head + ((info.parameters - head) * info.executedLayers) / info.storedBlocks);
     rows.push({
-      model, device, adapter: info.adapter ?? '', threads: info.threads, loadMs: info.timings.loadMs, initMs: info.timings.initMs,
-      ...measured, decodeGBps: (measured.decode * bytes) / 1e9,
+      model,
+      device,
+      adapter: info.adapter ?? '',
+      threads: info.threads,
+      loadMs: info.timings.loadMs,
+      initMs: info.timings.initMs,
+      ...measured,
+      decodeGBps: (measured.decode * bytes) / 1e9,
     });
   }
 }

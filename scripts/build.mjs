@@ -37,7 +37,11 @@ async function buildPackage() {
     ...[...tiers, ...PARTS].flatMap((folder) => filesUnder(at('target/bindgen', folder))),
     ...['tsconfig.json', 'package-lock.json', 'scripts/build.mjs'].map((name) => at(name)),
   ]);
-  const outputs = [...ENTRIES.flatMap((name) => [`${name}.js`, `${name}.cjs`, `${name}.d.ts`]), ...tiers.flatMap((tier) => [`wasm/${tier}/worker.js`, `embedded/${tier}/worker.js`]), ...PARTS.map((name) => `wasm/${name}_bg.wasm`)];
+  const outputs = [
+    ...ENTRIES.flatMap((name) => [`${name}.js`, `${name}.cjs`, `${name}.d.ts`]),
+    ...tiers.flatMap((tier) => [`wasm/${tier}/worker.js`, `embedded/${tier}/worker.js`]),
+    ...PARTS.map((name) => `wasm/${name}_bg.wasm`),
+  ];
   if (existsSync(stamp) && readFileSync(stamp, 'utf8') === inputs && outputs.every((name) => existsSync(at('pkg', name)))) return false;
 
   for (const tier of tiers) {
@@ -48,8 +52,15 @@ async function buildPackage() {
   const { build } = await import('esbuild');
   const bundle = (entry, outfile, options = {}) =>
     build({
-      entryPoints: [at('js', entry)], outfile: at('pkg', outfile), bundle: true, format: 'esm', target: 'es2022', sourcemap: 'linked',
-      logLevel: 'warning', absWorkingDir: root, ...options,
+      entryPoints: [at('js', entry)],
+      outfile: at('pkg', outfile),
+      bundle: true,
+      format: 'esm',
+      target: 'es2022',
+      sourcemap: 'linked',
+      logLevel: 'warning',
+      absWorkingDir: root,
+      ...options,
     });
   await Promise.all([
     // What an app bundles stays readable in its stack traces; the app's bundler makes it small. Nothing does that for the workers.
@@ -58,7 +69,10 @@ async function buildPackage() {
     // For require() where it takes no modules: Node before 20.19, Jest.
     ...ENTRIES.map((name) =>
       bundle(`${name}.ts`, `${name}.cjs`, {
-        external: APART.slice(1), format: 'cjs', platform: 'node', define: { 'import.meta.url': 'moduleUrl' },
+        external: APART.slice(1),
+        format: 'cjs',
+        platform: 'node',
+        define: { 'import.meta.url': 'moduleUrl' },
         // Undefined in a browser, where a bundler that takes this form has put the files nowhere.
         banner: { js: "const moduleUrl = globalThis.process?.getBuiltinModule?.('node:url').pathToFileURL(__filename).href;" },
       }),

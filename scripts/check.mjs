@@ -16,7 +16,11 @@ export function checks(built = []) {
   const web = { keeps: ['target/wasm32-unknown-unknown/debug'] };
   const steps = [
     { name: 'fmt', run: () => cargo(['fmt', '--all', '--check']) },
-    { name: 'biome', run: () => start(process.execPath, [join(root, 'node_modules/@biomejs/biome/bin/biome'), 'ci', '--error-on-warnings', '--colors=off']) },
+    {
+      name: 'biome',
+      run: () =>
+        start(process.execPath, [join(root, 'node_modules/@biomejs/biome/bin/biome'), 'ci', '--error-on-warnings', '--colors=off']),
+    },
     {
       name: 'types',
       needs: built,

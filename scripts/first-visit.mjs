@@ -17,7 +17,9 @@ export function firstVisit(tier) {
   const files = shellFiles(join(root, 'www'), join(root, 'pkg')).map(([name]) => name);
   const others = Object.keys(TIERS).filter((other) => other !== tier);
   const asked = files.filter((name) => !NOT_ASKED.test(name) && !others.some((other) => name.startsWith(`pkg/wasm/${other}/`)));
-  const models = filesUnder(join(root, 'www/models/demo')).map((path) => `models/demo/${path.slice(join(root, 'www/models/demo/').length)}`);
+  const models = filesUnder(join(root, 'www/models/demo')).map(
+    (path) => `models/demo/${path.slice(join(root, 'www/models/demo/').length)}`,
+  );
   return {
     engine: asked.filter((name) => name.startsWith('pkg/')),
     page: [...new Set([...asked.filter((name) => !name.startsWith('pkg/')), SELF])],
@@ -27,7 +29,9 @@ export function firstVisit(tier) {
 
 /** @param {string[]} names @returns {{ files: number, bytes: number, gzip: number }} */
 function sizes(names) {
-  const contents = names.filter((name) => name !== SELF).map((name) => readFileSync(join(root, name.startsWith('pkg/') ? '' : 'www', name)));
+  const contents = names
+    .filter((name) => name !== SELF)
+    .map((name) => readFileSync(join(root, name.startsWith('pkg/') ? '' : 'www', name)));
   const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
   return { files: names.length, bytes: sum(contents.map((c) => c.length)), gzip: sum(contents.map((c) => gzipSync(c).length)) };
 }
@@ -51,6 +55,9 @@ if (import.meta.filename === process.argv[1]) {
   const text = ['| before the first answer | files | bytes | with gzip |', '| --- | --- | --- | --- |', ...table].join('\n');
   const path = join(root, 'README.md');
   const between = /(<!-- first visit -->\n)[\s\S]*?(<!-- \/first visit -->)/;
-  writeFileSync(path, readFileSync(path, 'utf8').replace(between, (_, before, after) => `${before}${text}\n${after}`));
+  writeFileSync(
+    path,
+    readFileSync(path, 'utf8').replace(between, (_, before, after) => `${before}${text}\n${after}`),
+  );
   console.log(text);
 }

@@ -54,5 +54,6 @@ export function fingerprint(paths, ...more) {
 /** Prints rows as a table, numbers with four digits. */
 export function show(rows) {
   const short = (value) => (typeof value === 'number' ? Number(value.toPrecision(4)) : value);
-  if (rows.length > 0) console.table(rows.map((row) => Object.fromEntries(Object.entries(row).map(([name, value]) => [name, short(value)]))));
+  if (rows.length > 0)
+    console.table(rows.map((row) => Object.fromEntries(Object.entries(row).map(([name, value]) => [name, short(value)]))));
 }

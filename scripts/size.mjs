@@ -31,13 +31,25 @@ export function printSizes() {
   let isWithin = true;
   for (const tier of Object.keys(TIERS)) {
     // An app imports index.js; its worker is the glue and the rest of the code; a browser loads one tier.
-    const first = ['index.js', 'wasm/witness.js', `wasm/${tier}/worker.js`, `wasm/${tier}/mobilellm_web_bg.wasm`].map((path) => sizes.get(path));
+    const first = ['index.js', 'wasm/witness.js', `wasm/${tier}/worker.js`, `wasm/${tier}/mobilellm_web_bg.wasm`].map((path) =>
+      sizes.get(path),
+    );
     const total = first.reduce((a, b) => ({ raw: a.raw + b.raw, gzip: a.gzip + b.gzip, brotli: a.brotli + b.brotli }));
     const over = total.gzip - BUDGET;
-    console.log(row(total, `before the first token, ${tier}: ${over > 0 ? `${over} bytes OVER` : `${-over} bytes under`} the budget of ${BUDGET} gzip`));
+    console.log(
+      row(
+        total,
+        `before the first token, ${tier}: ${over > 0 ? `${over} bytes OVER` : `${-over} bytes under`} the budget of ${BUDGET} gzip`,
+      ),
+    );
     if (over > 0) isWithin = false;
     const templates = sizes.get('wasm/templates_bg.wasm');
-    console.log(row({ raw: total.raw + templates.raw, gzip: total.gzip + templates.gzip, brotli: total.brotli + templates.brotli }, `the same with chat templates, ${tier}`));
+    console.log(
+      row(
+        { raw: total.raw + templates.raw, gzip: total.gzip + templates.gzip, brotli: total.brotli + templates.brotli },
+        `the same with chat templates, ${tier}`,
+      ),
+    );
   }
   return isWithin;
 }

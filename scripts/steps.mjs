@@ -37,7 +37,9 @@ export async function runSteps(steps, width = Math.max(2, availableParallelism()
       ended.set(step.name, 'ok');
     } catch (error) {
       ended.set(step.name, 'FAILED');
-      console.error(`\n== ${step.name} failed\n${error instanceof StepError ? error.message : (/** @type {Error} */ (error).stack ?? error)}`);
+      console.error(
+        `\n== ${step.name} failed\n${error instanceof StepError ? error.message : /** @type {Error} */ (error.stack ?? error)}`,
+      );
       if (step.alone) console.error(`Alone: ${step.alone}`);
     }
     took.set(step.name, performance.now() - began);
@@ -65,7 +67,9 @@ export async function runSteps(steps, width = Math.max(2, availableParallelism()
   const bad = steps.filter(({ name }) => ended.get(name) !== 'ok');
   console.log(`\n${steps.length - bad.length} of ${steps.length} steps passed in ${seconds(performance.now() - start)}`);
   for (const step of [...steps].sort((a, b) => (took.get(b.name) ?? 0) - (took.get(a.name) ?? 0))) {
-    console.log(`${(took.has(step.name) ? seconds(took.get(step.name)) : '').padStart(7)}  ${ended.get(step.name)?.padEnd(7)}  ${step.name}`);
+    console.log(
+      `${(took.has(step.name) ? seconds(took.get(step.name)) : '').padStart(7)}  ${ended.get(step.name)?.padEnd(7)}  ${step.name}`,
+    );
   }
   for (const { name, alone } of bad) if (ended.get(name) === 'FAILED' && alone) console.log(`run ${name} alone: ${alone}`);
   if (bad.length > 0) process.exitCode = 1;

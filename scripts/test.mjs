@@ -51,7 +51,12 @@ function rustHints(output) {
   const commands = [];
   for (const line of output.split('\n')) {
     const [, file] = /^\s+Running (?:unittests )?(\S+)/.exec(line) ?? [];
-    if (file) which = file.startsWith('tests/') ? `--test ${file.slice('tests/'.length, -'.rs'.length)}` : file === 'src/lib.rs' ? '--lib' : '--bins';
+    if (file)
+      which = file.startsWith('tests/')
+        ? `--test ${file.slice('tests/'.length, -'.rs'.length)}`
+        : file === 'src/lib.rs'
+          ? '--lib'
+          : '--bins';
     const [, name] = /^test (\S+) \.\.\. FAILED/.exec(line) ?? [];
     if (name) commands.push(`\nAlone: cargo test ${which} -- --exact ${name}`);
   }
@@ -68,24 +73,49 @@ const lanes = Object.entries(TIERS).map(([tier, features]) => ({
     await addTarget('wasm32-wasip1');
     const built = await cargo(
       [
-        'rustc', '--lib', '--profile', 'test', '--no-default-features', '--locked', '--target', 'wasm32-wasip1', '--target-dir', target,
-        '--message-format', 'json-render-diagnostics', '--config', 'profile.dev.package."*".opt-level=0', '--', ...(features ? ['-C', `target-feature=${features}`] : []),
+        'rustc',
+        '--lib',
+        '--profile',
+        'test',
+        '--no-default-features',
+        '--locked',
+        '--target',
+        'wasm32-wasip1',
+        '--target-dir',
+        target,
+        '--message-format',
+        'json-render-diagnostics',
+        '--config',
+        'profile.dev.package."*".opt-level=0',
+        '--',
+        ...(features ? ['-C', `target-feature=${features}`] : []),
       ],
       { RUSTFLAGS: WASM_FLAGS },
     );
-    const program = built.split('\n').filter((line) => line.startsWith('{')).map((line) => JSON.parse(line).executable).find(Boolean);
+    const program = built
+      .split('\n')
+      .filter((line) => line.startsWith('{'))
+      .map((line) => JSON.parse(line).executable)
+      .find(Boolean);
     if (!program) throw new Error('cargo made no test program');
     await start(process.execPath, ['--no-warnings', 'tests/lib/wasi.mjs', program, 'backend::cpu', 'conformance', 'sampler', 'stop']);
   },
 }));
 
 /** Files of tests below a folder of tests/. Node's own runner does not take folders or patterns in version 20. */
-const files = (folder) => filesUnder(join(root, 'tests', folder)).map((path) => relative(root, path)).filter((path) => path.endsWith('.test.mjs'));
+const files = (folder) =>
+  filesUnder(join(root, 'tests', folder))
+    .map((path) => relative(root, path))
+    .filter((path) => path.endsWith('.test.mjs'));
 
 /** Runs files of tests in a Node process of their own. */
 async function nodeTests(paths, env = {}) {
   try {
-    await start(process.execPath, ['--test', '--test-concurrency=1', `--test-timeout=${TEST_TIMEOUT_MS}`, '--test-reporter=spec', ...paths], { env });
+    await start(
+      process.execPath,
+      ['--test', '--test-concurrency=1', `--test-timeout=${TEST_TIMEOUT_MS}`, '--test-reporter=spec', ...paths],
+      { env },
+    );
   } catch (error) {
     if (error instanceof StepError) error.message += nodeHints(error.message);
     throw error;
@@ -96,7 +126,10 @@ async function nodeTests(paths, env = {}) {
 function nodeHints(output) {
   const [, failed = ''] = output.split('failing tests:');
   return [...failed.matchAll(/test at (\S+?):\d+:\d+\n\S+ (.+) \([\d.]+ms\)/g)]
-    .map(([, file, name]) => `\nAlone: npm run build && node --test --test-name-pattern '${name.replaceAll(/[^\w ]/g, '.')}' ${relative(root, join(root, file))}`)
+    .map(
+      ([, file, name]) =>
+        `\nAlone: npm run build && node --test --test-name-pattern '${name.replaceAll(/[^\w ]/g, '.')}' ${relative(root, join(root, file))}`,
+    )
     .join('');
 }
 
@@ -123,7 +156,9 @@ const LONGEST = ['api', 'faults', 'reference', 'fallback'].map((name) => `tests/
 const byLength = (paths) => [...LONGEST.filter((path) => paths.includes(path)), ...paths.filter((path) => !LONGEST.includes(path))];
 
 const chosen = process.argv.slice(2).filter((word) => word !== '--');
-const rustFiles = chosen.filter((word) => /^tests\/\w+\.rs$/.test(word) && existsSync(join(root, word))).map((path) => path.slice('tests/'.length, -'.rs'.length));
+const rustFiles = chosen
+  .filter((word) => /^tests\/\w+\.rs$/.test(word) && existsSync(join(root, word)))
+  .map((path) => path.slice('tests/'.length, -'.rs'.length));
 const wantsRust = chosen.length === 0 || chosen.includes('rust');
 const rustSteps = wantsRust || rustFiles.length > 0 ? rust(wantsRust ? [] : rustFiles) : [];
 
@@ -148,24 +183,35 @@ const all = [
       await nodeTests(files('page'));
     },
   },
-  { name: 'size', part: 'size', needs: ['package'], alone: 'npm run size', run: async () => {
-    const { printSizes } = await import('./size.mjs');
-    if (!printSizes()) throw new Error('over the budget');
-  } },
+  {
+    name: 'size',
+    part: 'size',
+    needs: ['package'],
+    alone: 'npm run size',
+    run: async () => {
+      const { printSizes } = await import('./size.mjs');
+      if (!printSizes()) throw new Error('over the budget');
+    },
+  },
   // `rust` runs the tests of the shaders.
-  ...checks(['package']).filter(({ name }) => name !== 'shaders' || chosen.includes('check')).map((step) => ({ ...step, part: 'check' })),
+  ...checks(['package'])
+    .filter(({ name }) => name !== 'shaders' || chosen.includes('check'))
+    .map((step) => ({ ...step, part: 'check' })),
   ...lanes,
 ];
 
 const parts = new Set(all.map(({ part }) => part).filter(Boolean));
 parts.add('rust');
-const isKnown = (word) => parts.has(word) || all.some(({ name }) => name === word) || /^tests\/\w+\.rs$/.test(word) && existsSync(join(root, word));
+const isKnown = (word) =>
+  parts.has(word) || all.some(({ name }) => name === word) || (/^tests\/\w+\.rs$/.test(word) && existsSync(join(root, word)));
 const unknown = chosen.filter((word) => !isKnown(word));
 if (unknown.length > 0) {
   console.error(`unknown: ${unknown.join(', ')}. Parts are ${[...parts].join(', ')}; or name a file of tests.`);
   process.exit(1);
 }
-const wanted = all.filter(({ name, part }) => chosen.length === 0 || chosen.includes(part) || chosen.includes(name) || (part === 'rust' && rustFiles.length > 0));
+const wanted = all.filter(
+  ({ name, part }) => chosen.length === 0 || chosen.includes(part) || chosen.includes(name) || (part === 'rust' && rustFiles.length > 0),
+);
 const needed = new Set(wanted.flatMap(({ needs = [] }) => needs));
 const steps = all.filter((step) => wanted.includes(step) || needed.has(step.name));
 

@@ -26,12 +26,23 @@ export async function vendor() {
 
   const schema = join(modules, '@cfworker/json-schema/dist/esm');
   for (const file of await readdir(schema)) {
-    if (file.endsWith('.js')) await writeFile(join(out, 'json-schema', file), (await readFile(join(schema, file), 'utf8')).replace(/^\/\/# sourceMappingURL=.*$/m, ''));
+    if (file.endsWith('.js'))
+      await writeFile(
+        join(out, 'json-schema', file),
+        (await readFile(join(schema, file), 'utf8')).replace(/^\/\/# sourceMappingURL=.*$/m, ''),
+      );
   }
 
   const zones = JSON.parse(await readFile(join(modules, '@vvo/tzdb/raw-time-zones.json'), 'utf8'));
-  const kept = zones.map(({ name, alternativeName, group, countryName, countryCode, mainCities, abbreviation }) =>
-    ({ name, alternativeName, group, countryName, countryCode, mainCities, abbreviation }));
+  const kept = zones.map(({ name, alternativeName, group, countryName, countryCode, mainCities, abbreviation }) => ({
+    name,
+    alternativeName,
+    group,
+    countryName,
+    countryCode,
+    mainCities,
+    abbreviation,
+  }));
   await writeFile(join(out, 'zones.json'), JSON.stringify(kept));
 
   for (const name of ['marked', 'dompurify', 'idb', '@cfworker/json-schema', '@vvo/tzdb']) {

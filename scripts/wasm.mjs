@@ -46,7 +46,9 @@ const stampOf = ({ made }) => at('target/bindgen', Object.keys(made)[0], 'inputs
 
 function isFresh(module, rustc) {
   const stamp = stampOf(module);
-  const glue = Object.entries(module.made).flatMap(([folder, { name }]) => [`${name}.js`, `${name}.d.ts`, `${name}_bg.wasm`].map((file) => at('target/bindgen', folder, file)));
+  const glue = Object.entries(module.made).flatMap(([folder, { name }]) =>
+    [`${name}.js`, `${name}.d.ts`, `${name}_bg.wasm`].map((file) => at('target/bindgen', folder, file)),
+  );
   if (![stamp, ...glue].every((path) => existsSync(path))) return false;
   const last = JSON.parse(readFileSync(stamp, 'utf8'));
   return last.rustc === rustc && last.files.every((path) => existsSync(at(path))) && last.hash === hashOf(last.files);
@@ -69,12 +71,26 @@ async function compile(module, rustc, tools) {
   const began = Date.now();
   // Several builds have a file of this name: cargo compiles anew what is not there.
   for (const { wasm } of Object.values(made)) rmSync(wasm, { force: true });
-  await cargo(['rustc', '--package', crate.replace('_', '-'), '--lib', '--crate-type', 'cdylib', '--release', '--target', 'wasm32-unknown-unknown', ...features], {
-    RUSTFLAGS: WASM_FLAGS,
-    // Not stripped: a section says which features of WebAssembly are used, and wasm-bindgen goes by it.
-    CARGO_PROFILE_RELEASE_STRIP: 'none',
-    ...env,
-  });
+  await cargo(
+    [
+      'rustc',
+      '--package',
+      crate.replace('_', '-'),
+      '--lib',
+      '--crate-type',
+      'cdylib',
+      '--release',
+      '--target',
+      'wasm32-unknown-unknown',
+      ...features,
+    ],
+    {
+      RUSTFLAGS: WASM_FLAGS,
+      // Not stripped: a section says which features of WebAssembly are used, and wasm-bindgen goes by it.
+      CARGO_PROFILE_RELEASE_STRIP: 'none',
+      ...env,
+    },
+  );
   await tools;
   await Promise.all(
     Object.entries(made).map(([folder, { wasm, name }]) => {

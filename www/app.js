@@ -19,8 +19,14 @@ import { openStore } from './store.js';
 
 /** Of a list the first is said, and each of the others is offered once the one before it is answered. @type {(string | string[])[]} */
 const SUGGESTIONS = [
-  ['wake me at 6:30 tomorrow', 'make it 7 instead', 'and on friday too'], 'remind me to call the plumber tomorrow at 10 and add tape to the hardware list', 'set a timer for 12 minutes',
-  'add oat milk and eggs to my shopping list', "what's 15% of 240", 'how many miles is 5 km', 'what time is it in Tokyo?', 'what can you do?',
+  ['wake me at 6:30 tomorrow', 'make it 7 instead', 'and on friday too'],
+  'remind me to call the plumber tomorrow at 10 and add tape to the hardware list',
+  'set a timer for 12 minutes',
+  'add oat milk and eggs to my shopping list',
+  "what's 15% of 240",
+  'how many miles is 5 km',
+  'what time is it in Tokyo?',
+  'what can you do?',
 ];
 const SNOOZE_S = 300;
 
@@ -32,7 +38,10 @@ const json = async (/** @type {string} */ path) => {
 
 async function main() {
   const store = await openStore();
-  if (!store.lasting) toast('This window keeps nothing', { detail: 'The browser forbids storage here: lists, alarms and the conversation are gone once it closes.' });
+  if (!store.lasting)
+    toast('This window keeps nothing', {
+      detail: 'The browser forbids storage here: lists, alarms and the conversation are gone once it closes.',
+    });
   const settings = await settingsPanel(store);
   let volume = (await store.get('volume')) ?? 70;
   const things = new Things(store.disk, {
@@ -54,7 +63,15 @@ async function main() {
   const models = new Models();
   models.options = { ...models.options, ...(await store.get('load-options')) };
 
-  const chat = new Chat({ models, store, things, settings, tools, explains, performAll: (calls) => performAll(calls, (call) => perform(call, check, doers, things), things) });
+  const chat = new Chat({
+    models,
+    store,
+    things,
+    settings,
+    tools,
+    explains,
+    performAll: (calls) => performAll(calls, (call) => perform(call, check, doers, things), things),
+  });
   models.leave = () => Promise.all([chat.stop(), completion.stop()]);
   settings.onSystem = () => void chat.renew();
   const completion = completionView({ models, store, settings });
@@ -62,7 +79,9 @@ async function main() {
   thingsPanel(things);
   startClock(things, (ring) => showRing(ring, things, () => volume));
   shareThings(things);
-  things.addEventListener('unwritten', (e) => toast('Could not save', { kind: 'error', detail: explain(/** @type {CustomEvent} */ (e).detail).message }));
+  things.addEventListener('unwritten', (e) =>
+    toast('Could not save', { kind: 'error', detail: explain(/** @type {CustomEvent} */ (e).detail).message }),
+  );
 
   header(models, panel, chat, things);
   const sendQueued = composer(models, chat);
@@ -86,7 +105,12 @@ async function main() {
   });
   models.addEventListener('device', (e) => {
     const { type, message } = /** @type {CustomEvent} */ (e).detail;
-    const titles = { fallback: 'Running elsewhere now', devicelost: 'The graphics device was lost', restored: 'The graphics device is back', warning: 'Note' };
+    const titles = {
+      fallback: 'Running elsewhere now',
+      devicelost: 'The graphics device was lost',
+      restored: 'The graphics device is back',
+      warning: 'Note',
+    };
     toast(/** @type {any} */ (titles)[type], { detail: message });
   });
 
@@ -110,15 +134,17 @@ async function start(models, panel, store) {
 async function firstVisit() {
   const parts = Object.entries(/** @type {Record<string, { bytes: number }>} */ (await json('first-visit.json')));
   const total = parts.reduce((sum, [, part]) => sum + part.bytes, 0);
-  $('#first-visit').textContent = `A first visit downloads ${bytes(total)} (${parts.map(([name, part]) => `${name} ${bytes(part.bytes)}`).join(', ')}), less where the host compresses; after that it works offline.`;
+  $('#first-visit').textContent =
+    `A first visit downloads ${bytes(total)} (${parts.map(([name, part]) => `${name} ${bytes(part.bytes)}`).join(', ')}), less where the host compresses; after that it works offline.`;
 }
 
 /** @param {Models} models */
 function emptyText(models) {
   const info = models.llm?.info;
-  $('#empty-text').textContent = models.isDemo || !info
-    ? 'A language model of 13.8 million parameters that lives in this page. It sets alarms and timers, keeps lists, notes and a calendar, does sums and units. It knows no facts.'
-    : `${models.source?.name} runs in this page. Small models make things up: check what matters.`;
+  $('#empty-text').textContent =
+    models.isDemo || !info
+      ? 'A language model of 13.8 million parameters that lives in this page. It sets alarms and timers, keeps lists, notes and a calendar, does sums and units. It knows no facts.'
+      : `${models.source?.name} runs in this page. Small models make things up: check what matters.`;
   $('#first-visit').hidden = Boolean(info) && !models.isDemo;
   $('#suggestions').hidden = Boolean(info) && !models.isDemo;
 }
@@ -129,13 +155,29 @@ function header(models, panel, chat, things) {
     const { llm, state, pending, source, progress } = models;
     const percent = progress?.totalBytes ? ` ${Math.floor((100 * progress.loadedBytes) / progress.totalBytes)} %` : '';
     const device = llm && (llm.info.device === 'webgpu' ? 'WebGPU' : 'CPU');
-    $('#model-chip').textContent = state === 'loading' ? `Loading${percent}` : state === 'failed' ? 'Could not load' : state === 'paused' ? 'Paused' : (source?.name ?? 'No model');
+    $('#model-chip').textContent =
+      state === 'loading'
+        ? `Loading${percent}`
+        : state === 'failed'
+          ? 'Could not load'
+          : state === 'paused'
+            ? 'Paused'
+            : (source?.name ?? 'No model');
     $('#device-chip').textContent = state === 'idle' && device ? device : '';
     const button = $('#model-button');
     button.dataset.state = state === 'idle' ? (llm ? 'ready' : 'none') : state;
-    button.title = llm && state === 'idle' ? [`${source?.name} on ${device}`, llm.info.adapter, llm.info.reason].filter(Boolean).join('\n') : (pending?.name ?? 'Choose a model');
+    button.title =
+      llm && state === 'idle'
+        ? [`${source?.name} on ${device}`, llm.info.adapter, llm.info.reason].filter(Boolean).join('\n')
+        : (pending?.name ?? 'Choose a model');
     $('#send').disabled = !llm && state !== 'loading';
-    $('#prompt').placeholder = llm ? (models.isDemo ? 'Ask for a timer, a list, a sum …' : 'Write a message') : state === 'loading' ? 'The model is loading …' : 'Load a model first';
+    $('#prompt').placeholder = llm
+      ? models.isDemo
+        ? 'Ask for a timer, a list, a sum …'
+        : 'Write a message'
+      : state === 'loading'
+        ? 'The model is loading …'
+        : 'Load a model first';
   };
   for (const event of ['state', 'progress', 'model']) models.addEventListener(event, paint);
   paint();
@@ -151,7 +193,8 @@ function header(models, panel, chat, things) {
   paintTheme();
 }
 
-const isDark = () => (document.documentElement.dataset.theme ?? (matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light')) === 'dark';
+const isDark = () =>
+  (document.documentElement.dataset.theme ?? (matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light')) === 'dark';
 
 /** @param {'dark' | 'light'} theme */
 function setTheme(theme) {
@@ -206,8 +249,8 @@ function composer(models, chat) {
   });
   prompt.addEventListener('input', () => queued && queue(false));
   prompt.addEventListener('keydown', (/** @type {KeyboardEvent} */ e) => {
-    if (isSubmit(e)) (e.preventDefault(), form.requestSubmit());
-    if (e.key === 'ArrowUp' && prompt.value === '') (e.preventDefault(), chat.editLast());
+    if (isSubmit(e)) e.preventDefault(), form.requestSubmit();
+    if (e.key === 'ArrowUp' && prompt.value === '') e.preventDefault(), chat.editLast();
   });
   addEventListener('keydown', (e) => {
     if (e.key === 'Escape' && chat.busy && !document.querySelector('dialog:modal')) void chat.stop();
@@ -216,21 +259,48 @@ function composer(models, chat) {
     void chat.stop();
     prompt.focus();
   });
-  $('#suggestions').append(...SUGGESTIONS.map((one) => [one].flat()).map((turns) => h('li', {}, h('button', {
-    type: 'button', class: 'suggestion', onclick: () => {
-      next = turns;
-      prompt.value = turns[0];
-      prompt.focus();
-      form.requestSubmit();
-    },
-  }, turns[0], turns.length > 1 && h('span', { class: 'hint' }, `then ${turns.slice(1).map((t) => `“${t}”`).join(', ')}`)))));
+  $('#suggestions').append(
+    ...SUGGESTIONS.map((one) => [one].flat()).map((turns) =>
+      h(
+        'li',
+        {},
+        h(
+          'button',
+          {
+            type: 'button',
+            class: 'suggestion',
+            onclick: () => {
+              next = turns;
+              prompt.value = turns[0];
+              prompt.focus();
+              form.requestSubmit();
+            },
+          },
+          turns[0],
+          turns.length > 1 &&
+            h(
+              'span',
+              { class: 'hint' },
+              `then ${turns
+                .slice(1)
+                .map((t) => `“${t}”`)
+                .join(', ')}`,
+            ),
+        ),
+      ),
+    ),
+  );
   emptyText(models);
 
-  scroll.addEventListener('scroll', () => {
-    const held = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight > 200;
-    scroll.classList.toggle('held', held);
-    $('#to-end').hidden = !held;
-  }, { passive: true });
+  scroll.addEventListener(
+    'scroll',
+    () => {
+      const held = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight > 200;
+      scroll.classList.toggle('held', held);
+      $('#to-end').hidden = !held;
+    },
+    { passive: true },
+  );
   $('#to-end').addEventListener('click', () => scrollDown(true));
   if (matchMedia('(pointer: fine)').matches) prompt.focus();
 
@@ -268,10 +338,20 @@ function showRing({ title, text, late, thing }, things, volume) {
     document.title = 'MobileLLM in your browser';
   };
   document.title = `🔔 ${title}`;
-  const close = toast(title, { kind: 'ring', detail: late ? `${text} It came due while this page was closed or asleep.` : text, actions: [
-    ['Snooze 5 min', () => things.add('timer', { seconds: SNOOZE_S, label: thing.label ?? thing.text, endsAt: Date.now() + SNOOZE_S * 1000 })],
-    ...(thing.kind === 'reminder' && !thing.repeat ? [/** @type {[string, () => void]} */ (['Done', () => things.remove(thing.id)])] : []),
-  ], onclose: end });
+  const close = toast(title, {
+    kind: 'ring',
+    detail: late ? `${text} It came due while this page was closed or asleep.` : text,
+    actions: [
+      [
+        'Snooze 5 min',
+        () => things.add('timer', { seconds: SNOOZE_S, label: thing.label ?? thing.text, endsAt: Date.now() + SNOOZE_S * 1000 }),
+      ],
+      ...(thing.kind === 'reminder' && !thing.repeat
+        ? [/** @type {[string, () => void]} */ (['Done', () => things.remove(thing.id)])]
+        : []),
+    ],
+    onclose: end,
+  });
   if (document.hidden && 'Notification' in window && Notification.permission === 'granted') void notify(title, text, close);
 }
 

@@ -9,9 +9,21 @@ import { describe } from './tools/describe.js';
  *   replaces: together with the call before it this is one change of an entry
  */
 
-const ICONS = [[/alarm/, 'alarm'], [/timer|stopwatch/, 'timer'], [/reminder/, 'bell'], [/event|date/, 'calendar'], [/list$/, 'list'], [/note/, 'note'], [/calculate|convert/, 'calculator'],
-  [/time/, 'clock'], [/theme/, 'moon'], [/volume/, 'volume'], [/coin|dice/, 'dice']];
-const iconFor = (/** @type {string} */ name) => String(ICONS.find(([pattern]) => /** @type {RegExp} */ (pattern).test(name))?.[1] ?? 'tool');
+const ICONS = [
+  [/alarm/, 'alarm'],
+  [/timer|stopwatch/, 'timer'],
+  [/reminder/, 'bell'],
+  [/event|date/, 'calendar'],
+  [/list$/, 'list'],
+  [/note/, 'note'],
+  [/calculate|convert/, 'calculator'],
+  [/time/, 'clock'],
+  [/theme/, 'moon'],
+  [/volume/, 'volume'],
+  [/coin|dice/, 'dice'],
+];
+const iconFor = (/** @type {string} */ name) =>
+  String(ICONS.find(([pattern]) => /** @type {RegExp} */ (pattern).test(name))?.[1] ?? 'tool');
 export const titleOf = (/** @type {string} */ name) => name.replaceAll('_', ' ').replace(/^./, (c) => c.toUpperCase());
 
 /** Repaints once a second what shows running time. @type {Set<() => boolean>} */
@@ -35,7 +47,11 @@ export function everySecond(node, paint) {
 /** @param {import('./tools/things.js').Thing} t @returns {HTMLElement} */
 export function runningTime(t) {
   const el = h('span', { class: 'running', role: 'timer' });
-  everySecond(el, () => (el.textContent = countdown(t.kind === 'stopwatch' ? Math.floor((Date.now() - t.startedAt) / 1000) : (t.endsAt - Date.now()) / 1000)));
+  everySecond(
+    el,
+    () =>
+      (el.textContent = countdown(t.kind === 'stopwatch' ? Math.floor((Date.now() - t.startedAt) / 1000) : (t.endsAt - Date.now()) / 1000)),
+  );
   return el;
 }
 
@@ -67,8 +83,18 @@ export function card(calls, things, { undo }) {
     h('header', {}, icon(iconFor(call.name)), h('h3', {}, title), control, h('span', { class: 'status' }, status)),
     ...(edit ? [changeLine(...oldAndNew(calls[0], call))] : callBody(call)),
     live,
-    h('details', {}, h('summary', {}, edit ? 'Calls and results' : 'Call and result'),
-      h('pre', { tabIndex: 0 }, calls.map((c) => `${JSON.stringify({ name: c.name, arguments: c.arguments })}\n${pending ? '…' : JSON.stringify(c.result)}`).join('\n'))),
+    h(
+      'details',
+      {},
+      h('summary', {}, edit ? 'Calls and results' : 'Call and result'),
+      h(
+        'pre',
+        { tabIndex: 0 },
+        calls
+          .map((c) => `${JSON.stringify({ name: c.name, arguments: c.arguments })}\n${pending ? '…' : JSON.stringify(c.result)}`)
+          .join('\n'),
+      ),
+    ),
   );
 
   const changes = calls.flatMap((c) => c.changes ?? []);
@@ -88,7 +114,16 @@ export function card(calls, things, { undo }) {
 }
 
 /** @param {string} before @param {string} after */
-const changeLine = (before, after) => h('p', { class: 'change' }, h('span', { class: 'sr-only' }, 'from '), h('del', {}, before), h('span', { 'aria-hidden': 'true' }, '→'), h('span', { class: 'sr-only' }, ' to '), h('ins', {}, after));
+const changeLine = (before, after) =>
+  h(
+    'p',
+    { class: 'change' },
+    h('span', { class: 'sr-only' }, 'from '),
+    h('del', {}, before),
+    h('span', { 'aria-hidden': 'true' }, '→'),
+    h('span', { class: 'sr-only' }, ' to '),
+    h('ins', {}, after),
+  );
 
 /** Arguments, result, and what went wrong. @param {CallState} call */
 function callBody(call) {
@@ -96,9 +131,17 @@ function callBody(call) {
   const answer = call.ok ? Object.entries(call.result).filter(([k]) => k !== 'ok') : [];
   return [
     args.length ? h('dl', { class: 'args' }, ...args.map(([k, v]) => h('div', {}, h('dt', {}, k), h('dd', {}, String(v))))) : '',
-    ...answer.map(([k, v]) => Array.isArray(v)
-      ? v.length ? h('ul', { class: 'items' }, ...v.map((i) => h('li', {}, String(i)))) : h('p', { class: 'hint' }, 'Nothing there.')
-      : h('p', { class: k === 'duration' ? 'hint' : 'value' }, String(v))),
-    call.ok === false ? h('p', { class: 'field-error' }, `${call.result.error}${call.note ? `: ${call.note}` : ''}`) : call.note ? h('p', { class: 'hint' }, call.note) : '',
+    ...answer.map(([k, v]) =>
+      Array.isArray(v)
+        ? v.length
+          ? h('ul', { class: 'items' }, ...v.map((i) => h('li', {}, String(i))))
+          : h('p', { class: 'hint' }, 'Nothing there.')
+        : h('p', { class: k === 'duration' ? 'hint' : 'value' }, String(v)),
+    ),
+    call.ok === false
+      ? h('p', { class: 'field-error' }, `${call.result.error}${call.note ? `: ${call.note}` : ''}`)
+      : call.note
+        ? h('p', { class: 'hint' }, call.note)
+        : '',
   ];
 }

@@ -111,14 +111,22 @@ export class Chat {
     this.#meter();
     this.#save();
     if (before.turns.length === 0) return;
-    toast('Conversation cleared', { seconds: 8, actions: [['Undo', () => {
-      // A conversation begun since, or another model's, is not replaced.
-      if (this.turns.length || this.#key !== before.key) return;
-      this.turns = before.turns;
-      this.#from = before.from;
-      this.#paintAll();
-      this.#save();
-    }]] });
+    toast('Conversation cleared', {
+      seconds: 8,
+      actions: [
+        [
+          'Undo',
+          () => {
+            // A conversation begun since, or another model's, is not replaced.
+            if (this.turns.length || this.#key !== before.key) return;
+            this.turns = before.turns;
+            this.#from = before.from;
+            this.#paintAll();
+            this.#save();
+          },
+        ],
+      ],
+    });
   }
 
   /** Opens the editor of the last message. */
@@ -151,7 +159,11 @@ export class Chat {
       this.#views.get(t)?.remove();
       this.#views.delete(t);
     }
-    const undone = gone.flatMap((t) => t.steps).flatMap((s) => changesOf(s.calls)).reverse().reduce((n, calls) => n + this.#takeBack(calls), 0);
+    const undone = gone
+      .flatMap((t) => t.steps)
+      .flatMap((s) => changesOf(s.calls))
+      .reverse()
+      .reduce((n, calls) => n + this.#takeBack(calls), 0);
     if (undone) toast('Took back what the replaced reply had done', { detail: `${undone} change${undone === 1 ? '' : 's'} undone.` });
     if (at < this.#from) this.#from = 0;
     const mark = this.#marks.get(turn);
@@ -285,7 +297,12 @@ export class Chat {
     for (const t of before) t.tokens ??= await count(JSON.stringify(toMessages([t])));
     const reply = Math.min(settings.sampling().maxTokens, contextLength / 4);
     const message = (await count(turn.user + settings.system())) + MARKERS;
-    const from = firstSeen(before.map((t) => t.tokens ?? 0), this.#from, contextLength, message + reply);
+    const from = firstSeen(
+      before.map((t) => t.tokens ?? 0),
+      this.#from,
+      contextLength,
+      message + reply,
+    );
     if (from > this.#from) this.#forget(turn, from);
     return message < contextLength;
   }
@@ -324,7 +341,9 @@ export class Chat {
   /** @param {Turn} turn */
   #speak(turn) {
     if (turn.error) return announce(`Error: ${turn.error.message} ${turn.error.remedy}`);
-    const calls = turn.steps.flatMap((s) => changesOf(s.calls)).map((group) => `${groupTitle(group)}: ${group.at(-1)?.ok ? 'done' : 'failed'}.`);
+    const calls = turn.steps
+      .flatMap((s) => changesOf(s.calls))
+      .map((group) => `${groupTitle(group)}: ${group.at(-1)?.ok ? 'done' : 'failed'}.`);
     announce([...calls, turn.steps.at(-1)?.text ?? '', turn.finish === 'abort' ? 'Stopped.' : '', droppedText(turn)].join(' '));
   }
 
@@ -349,7 +368,8 @@ export class Chat {
   #markForgotten() {
     for (const el of this.#log.querySelectorAll('.forgotten')) el.remove();
     const first = this.turns[this.#from];
-    if (this.#from > 0) this.#views.get(first)?.before(h('p', { class: 'forgotten' }, 'The model no longer sees what is above: its context was full.'));
+    if (this.#from > 0)
+      this.#views.get(first)?.before(h('p', { class: 'forgotten' }, 'The model no longer sees what is above: its context was full.'));
   }
 
   /** At most one repaint a frame, however fast the tokens come. @param {Turn} turn */
@@ -369,41 +389,88 @@ export class Chat {
     const running = this.busy && turn === this.turns.at(-1);
     const focused = view.contains(document.activeElement);
     const stick = atBottom();
-    const text = turn.steps.map((s) => s.text).filter(Boolean).join('\n\n');
-    const cut = { length: 'Cut at the longest reply set in the settings.', context: 'Cut: the context is full.', abort: 'Stopped.' }[turn.finish ?? ''];
+    const text = turn.steps
+      .map((s) => s.text)
+      .filter(Boolean)
+      .join('\n\n');
+    const cut = { length: 'Cut at the longest reply set in the settings.', context: 'Cut: the context is full.', abort: 'Stopped.' }[
+      turn.finish ?? ''
+    ];
     const facts = [...runFacts(turn.runs), turn.warmth !== undefined && `temperature ${turn.warmth}`].filter(Boolean);
 
     view.replaceChildren(
-      h('div', { class: 'message user' }, h('h2', { class: 'sr-only' }, 'You'), h('div', { class: 'bubble' }, turn.user),
-        h('div', { class: 'turn-actions' },
+      h(
+        'div',
+        { class: 'message user' },
+        h('h2', { class: 'sr-only' }, 'You'),
+        h('div', { class: 'bubble' }, turn.user),
+        h(
+          'div',
+          { class: 'turn-actions' },
           iconButton('edit', 'Edit and resend', () => this.#edit(turn)),
-          iconButton('copy', 'Copy your message', () => copy(turn.user)))),
-      h('div', { class: 'message assistant' }, h('h2', { class: 'sr-only' }, 'Assistant'),
+          iconButton('copy', 'Copy your message', () => copy(turn.user)),
+        ),
+      ),
+      h(
+        'div',
+        { class: 'message assistant' },
+        h('h2', { class: 'sr-only' }, 'Assistant'),
         ...turn.steps.flatMap((step) => [
           ...changesOf(step.calls).map((calls) => card(calls, this.#deps.things, { undo: () => this.#undo(turn, calls) })),
           step.text && h('div', { class: 'prose' }, /** @type {any} */ (markdown(step.text, copy))),
         ]),
-        running && !turn.steps.at(-1)?.text && h('div', { class: 'thinking', role: 'img', 'aria-label': 'The model is working' }, h('span'), h('span'), h('span')),
-        turn.error && h('div', { class: 'error-box' }, icon('warning'), h('div', {}, h('strong', {}, turn.error.message), turn.error.remedy && h('p', {}, turn.error.remedy))),
+        running &&
+          !turn.steps.at(-1)?.text &&
+          h('div', { class: 'thinking', role: 'img', 'aria-label': 'The model is working' }, h('span'), h('span'), h('span')),
+        turn.error &&
+          h(
+            'div',
+            { class: 'error-box' },
+            icon('warning'),
+            h('div', {}, h('strong', {}, turn.error.message), turn.error.remedy && h('p', {}, turn.error.remedy)),
+          ),
         cut && !running && h('p', { class: 'hint' }, cut),
         droppedText(turn) && h('p', { class: 'hint' }, droppedText(turn)),
-        !running && h('div', { class: 'turn-actions' },
-          text && iconButton('copy', 'Copy reply', () => copy(text)),
-          iconButton('retry', turn.error ? 'Try again' : 'Regenerate', () => this.regenerate(turn)),
-          facts.length > 0 && h('span', { class: 'facts' }, facts.join(' · '))),
-        !running && turn === this.turns.at(-1) && this.#nextButton(turn)),
+        !running &&
+          h(
+            'div',
+            { class: 'turn-actions' },
+            text && iconButton('copy', 'Copy reply', () => copy(text)),
+            iconButton('retry', turn.error ? 'Try again' : 'Regenerate', () => this.regenerate(turn)),
+            facts.length > 0 && h('span', { class: 'facts' }, facts.join(' · ')),
+          ),
+        !running && turn === this.turns.at(-1) && this.#nextButton(turn),
+      ),
     );
-    if (this.busy) for (const button of view.querySelectorAll('.turn-actions button')) /** @type {HTMLButtonElement} */ (button).disabled = true;
+    if (this.busy)
+      for (const button of view.querySelectorAll('.turn-actions button')) /** @type {HTMLButtonElement} */ (button).disabled = true;
     if (focused && !view.contains(document.activeElement)) $('#prompt').focus();
     if (stick) scrollDown();
   }
 
   /** @param {Turn} turn */
   #nextButton({ next: [text, ...rest] = [], error }) {
-    return text && !error && h('p', { class: 'try-next' }, 'Try next', h('button', { type: 'button', class: 'suggestion', onclick: () => {
-      if (!this.busy && this.#deps.models.llm) this.send(text, rest);
-      $('#prompt').focus();
-    } }, text));
+    return (
+      text &&
+      !error &&
+      h(
+        'p',
+        { class: 'try-next' },
+        'Try next',
+        h(
+          'button',
+          {
+            type: 'button',
+            class: 'suggestion',
+            onclick: () => {
+              if (!this.busy && this.#deps.models.llm) this.send(text, rest);
+              $('#prompt').focus();
+            },
+          },
+          text,
+        ),
+      )
+    );
   }
 
   /** What one change did, a call or an edit, is undone as a whole. @param {import('./cards.js').CallState[]} calls @returns {number} of things */
@@ -428,20 +495,28 @@ export class Chat {
     if (!bubble) return;
     const area = h('textarea', { rows: 2, 'aria-label': 'Edit your message', value: turn.user });
     const close = () => (this.#paint(turn), $('#prompt').focus());
-    const form = h('form', {
-      class: 'editor',
-      onsubmit: (/** @type {Event} */ e) => {
-        e.preventDefault();
-        if (area.value.trim() && this.#deps.models.llm) this.resend(turn, area.value.trim());
-        $('#prompt').focus();
+    const form = h(
+      'form',
+      {
+        class: 'editor',
+        onsubmit: (/** @type {Event} */ e) => {
+          e.preventDefault();
+          if (area.value.trim() && this.#deps.models.llm) this.resend(turn, area.value.trim());
+          $('#prompt').focus();
+        },
+        onkeydown: (/** @type {KeyboardEvent} */ e) => {
+          if (e.key === 'Escape') close();
+          if (isSubmit(e)) e.preventDefault(), form.requestSubmit();
+        },
       },
-      onkeydown: (/** @type {KeyboardEvent} */ e) => {
-        if (e.key === 'Escape') close();
-        if (isSubmit(e)) (e.preventDefault(), form.requestSubmit());
-      },
-    }, area, h('div', { class: 'editor-actions' },
-      h('button', { type: 'button', class: 'small', onclick: close }, 'Cancel'),
-      h('button', { type: 'submit', class: 'small primary' }, 'Send')));
+      area,
+      h(
+        'div',
+        { class: 'editor-actions' },
+        h('button', { type: 'button', class: 'small', onclick: close }, 'Cancel'),
+        h('button', { type: 'submit', class: 'small primary' }, 'Send'),
+      ),
+    );
     bubble.replaceChildren(form);
     area.focus();
     area.setSelectionRange(area.value.length, area.value.length);
@@ -449,7 +524,8 @@ export class Chat {
 }
 
 /** @param {Turn} turn */
-const droppedText = ({ dropped: n }) => (n ? `The context was full: for this reply the model no longer saw the oldest ${n === 1 ? 'message' : `${n} messages`}.` : '');
+const droppedText = ({ dropped: n }) =>
+  n ? `The context was full: for this reply the model no longer saw the oldest ${n === 1 ? 'message' : `${n} messages`}.` : '';
 
 /** Enter sends, Shift+Enter breaks the line; Enter that ends an input-method composition does neither. @param {KeyboardEvent} e */
 export const isSubmit = (e) => e.key === 'Enter' && !e.shiftKey && !e.isComposing;

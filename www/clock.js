@@ -17,10 +17,12 @@ export function dueAt(t) {
 
 /** @param {Thing[]} things @param {Date} now @returns {{ due: Thing[], next: Date | null }} */
 export function schedule(things, now) {
-  const dated = things.flatMap((thing) => {
-    const at = dueAt(thing);
-    return at ? [{ thing, at }] : [];
-  }).sort((a, b) => a.at.getTime() - b.at.getTime());
+  const dated = things
+    .flatMap((thing) => {
+      const at = dueAt(thing);
+      return at ? [{ thing, at }] : [];
+    })
+    .sort((a, b) => a.at.getTime() - b.at.getTime());
   return { due: dated.filter((d) => d.at <= now).map((d) => d.thing), next: dated.find((d) => d.at > now)?.at ?? null };
 }
 
@@ -60,6 +62,7 @@ export function startClock(things, ring) {
 /** @param {Thing} t */
 function texts(t) {
   if (t.kind === 'timer') return { title: t.label ? `Timer: ${t.label}` : 'Timer', text: 'Time is up.' };
-  if (t.kind === 'alarm') return { title: t.label ? `Alarm: ${t.label}` : 'Alarm', text: `It is ${clock(/** @type {string} */ (t.time))}.` };
+  if (t.kind === 'alarm')
+    return { title: t.label ? `Alarm: ${t.label}` : 'Alarm', text: `It is ${clock(/** @type {string} */ (t.time))}.` };
   return { title: 'Reminder', text: t.text };
 }

@@ -63,7 +63,7 @@ export function completionView({ models, store, settings }) {
   });
   sheet.addEventListener('change', save);
   sheet.addEventListener('keydown', (/** @type {KeyboardEvent} */ e) => {
-    if (e.key === 'Enter' && (e.ctrlKey || e.metaKey)) (e.preventDefault(), start());
+    if (e.key === 'Enter' && (e.ctrlKey || e.metaKey)) e.preventDefault(), start();
   });
 
   return {

@@ -10,12 +10,21 @@
 /** @param {Turn[]} turns @returns {any[]} the conversation as the library takes it */
 export function toMessages(turns) {
   // A message that failed was never said: it may be what did not fit.
-  return turns.filter((t) => !t.error || t.steps.length).flatMap(({ user, steps }) => [
-    { role: 'user', content: user },
-    ...steps.flatMap(({ text, calls }) => (calls.length
-      ? [{ role: 'assistant', content: text, toolCalls: calls.map((c) => ({ name: c.name, arguments: c.arguments })) }, ...toolMessages(calls)]
-      : text ? [{ role: 'assistant', content: text }] : [])),
-  ]);
+  return turns
+    .filter((t) => !t.error || t.steps.length)
+    .flatMap(({ user, steps }) => [
+      { role: 'user', content: user },
+      ...steps.flatMap(({ text, calls }) =>
+        calls.length
+          ? [
+              { role: 'assistant', content: text, toolCalls: calls.map((c) => ({ name: c.name, arguments: c.arguments })) },
+              ...toolMessages(calls),
+            ]
+          : text
+            ? [{ role: 'assistant', content: text }]
+            : [],
+      ),
+    ]);
 }
 
 /** The results, in the calls' order. */

@@ -12,7 +12,7 @@ export function h(tag, props = {}, ...children) {
     if (name === 'class') el.className = value;
     else if (name.startsWith('on')) el.addEventListener(name.slice(2), value);
     else if (name.includes('-') || name === 'role' || name === 'for' || !(name in el)) el.setAttribute(name, value === true ? '' : value);
-    else /** @type {any} */ (el)[name] = value;
+    /** @type {any} */ else el[name] = value;
   }
   el.append(...children.filter((c) => c !== undefined && c !== null && c !== false).map((c) => /** @type {Node | string} */ (c)));
   return el;
@@ -32,7 +32,18 @@ export function icon(name) {
 
 /** @param {string} name @param {string} label @param {(event: MouseEvent) => void} onclick @param {string} [text] shown; else the label is for screen readers and as a tooltip */
 export const iconButton = (name, label, onclick, text) =>
-  h('button', { type: 'button', class: text ? 'quiet' : 'quiet square', 'aria-label': text ? undefined : label, title: text ? undefined : label, onclick }, icon(name), text);
+  h(
+    'button',
+    {
+      type: 'button',
+      class: text ? 'quiet' : 'quiet square',
+      'aria-label': text ? undefined : label,
+      title: text ? undefined : label,
+      onclick,
+    },
+    icon(name),
+    text,
+  );
 
 /** @param {string} selector @returns {any} */
 export const $ = (selector) => /** @type {any} */ (document.querySelector(selector));
@@ -51,11 +62,17 @@ export function toast(text, { detail, kind = 'info', actions = [], seconds = act
     el.remove();
     onclose?.();
   };
-  const el = h('div', { class: `toast ${kind}`, role: kind === 'info' ? 'status' : 'alert' },
+  const el = h(
+    'div',
+    { class: `toast ${kind}`, role: kind === 'info' ? 'status' : 'alert' },
     h('div', { class: 'toast-text' }, h('strong', {}, text), detail && h('p', {}, detail)),
-    h('div', { class: 'toast-actions' },
+    h(
+      'div',
+      { class: 'toast-actions' },
       ...actions.map(([label, run]) => h('button', { type: 'button', class: 'small', onclick: () => (close(), run()) }, label)),
-      iconButton('close', 'Dismiss', close)));
+      iconButton('close', 'Dismiss', close),
+    ),
+  );
   // An open dialog makes the rest of the page inert, so the note has to live in the topmost one.
   ([...document.querySelectorAll('dialog[open] .toasts')].at(-1) ?? $('#toasts')).append(el);
   if (seconds) setTimeout(close, seconds * 1000);

@@ -39,7 +39,9 @@ export function runFacts(runs) {
   const sum = (/** @type {(r: any) => number | undefined} */ f) => runs.reduce((total, r) => total + (f(r) ?? 0), 0);
   const completion = sum((r) => r.usage?.completionTokens);
   // The rate counts tokens after the first of each run, over the time they took.
-  const decodeSeconds = sum((r) => (r.timings?.decodeTokensPerSecond > 0 ? (r.usage.completionTokens - 1) / r.timings.decodeTokensPerSecond : 0));
+  const decodeSeconds = sum((r) =>
+    r.timings?.decodeTokensPerSecond > 0 ? (r.usage.completionTokens - 1) / r.timings.decodeTokensPerSecond : 0,
+  );
   const decoded = sum((r) => (r.timings?.decodeTokensPerSecond > 0 ? r.usage.completionTokens - 1 : 0));
   const first = runs[0]?.timings?.ttftMs;
   const cached = sum((r) => r.usage?.cachedTokens);

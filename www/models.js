@@ -15,7 +15,16 @@ export const DEMO = { kind: 'demo', name: 'Demo assistant', value: 'models/demo/
 const forLoad = ({ dtype, ...rest }) => (dtype === 'auto' ? rest : { ...rest, dtype });
 
 const WAITING = 'Another tab is downloading this model; this one waits and then reads what is stored.';
-const PHASES = { check: 'Checking the files', download: 'Downloading', verify: 'Verifying', store: 'Storing', upload: 'Moving weights to the device', compile: 'Preparing the device', 'self-check': 'Checking the results', ready: 'Ready' };
+const PHASES = {
+  check: 'Checking the files',
+  download: 'Downloading',
+  verify: 'Verifying',
+  store: 'Storing',
+  upload: 'Moving weights to the device',
+  compile: 'Preparing the device',
+  'self-check': 'Checking the results',
+  ready: 'Ready',
+};
 
 /** The loaded model and the loading of the next one. Events: 'state', 'progress', 'model' (another llm). */
 export class Models extends EventTarget {
@@ -62,7 +71,8 @@ export class Models extends EventTarget {
           if (controller !== this.#abort) return;
           this.note = reason === 'waiting' ? WAITING : `${message[0].toUpperCase()}${message.slice(1)}.`;
           this.dispatchEvent(new Event('progress'));
-          if (reason === 'storage-failed') this.dispatchEvent(new CustomEvent('device', { detail: { type: 'warning', message: this.note } }));
+          if (reason === 'storage-failed')
+            this.dispatchEvent(new CustomEvent('device', { detail: { type: 'warning', message: this.note } }));
         },
       });
       await this.leave();
@@ -72,7 +82,10 @@ export class Models extends EventTarget {
       this.source = source;
       this.pending = null;
       this.#abort = null;
-      for (const type of ['fallback', 'devicelost', 'restored', 'warning']) llm.addEventListener(type, (/** @type {any} */ e) => this.dispatchEvent(new CustomEvent('device', { detail: { type, message: e.detail.message } })));
+      for (const type of ['fallback', 'devicelost', 'restored', 'warning'])
+        llm.addEventListener(type, (/** @type {any} */ e) =>
+          this.dispatchEvent(new CustomEvent('device', { detail: { type, message: e.detail.message } })),
+        );
       this.#set('idle');
       this.dispatchEvent(new Event('model'));
       await old?.close();
@@ -122,7 +135,8 @@ export function progressView(models) {
     if (!pending) return;
     const moving = state === 'loading';
     const total = p?.totalBytes || 0;
-    const label = state === 'failed' ? 'Could not load' : state === 'paused' ? 'Paused' : /** @type {any} */ (PHASES)[p?.phase] ?? 'Starting';
+    const label =
+      state === 'failed' ? 'Could not load' : state === 'paused' ? 'Paused' : /** @type {any} */ (PHASES[p?.phase] ?? 'Starting');
     title.textContent = `${label}: ${pending.name}`;
     if (moving && label !== phase) announce(`${label}: ${pending.name}`);
     phase = label;
@@ -131,16 +145,24 @@ export function progressView(models) {
       bar.max = total;
       bar.value = p.loadedBytes;
     } else if (moving) bar.removeAttribute('value');
-    facts.textContent = total ? [
-      `${bytes(p.loadedBytes)} of ${bytes(total)}`,
-      p.cachedBytes > 0 && `${bytes(p.cachedBytes)} already stored`,
-      moving && p.bytesPerSecond > 0 && `${bytes(p.bytesPerSecond)}/s`,
-      moving && p.etaSeconds > 0 && `${seconds(p.etaSeconds)} left`,
-    ].filter(Boolean).join(' · ') : '';
+    facts.textContent = total
+      ? [
+          `${bytes(p.loadedBytes)} of ${bytes(total)}`,
+          p.cachedBytes > 0 && `${bytes(p.cachedBytes)} already stored`,
+          moving && p.bytesPerSecond > 0 && `${bytes(p.bytesPerSecond)}/s`,
+          moving && p.etaSeconds > 0 && `${seconds(p.etaSeconds)} left`,
+        ]
+          .filter(Boolean)
+          .join(' · ')
+      : '';
     note.textContent = models.note;
     note.hidden = models.note === '';
     error.hidden = state !== 'failed';
-    if (models.error) error.replaceChildren(icon('warning'), h('div', {}, h('strong', {}, models.error.message), models.error.remedy && h('p', {}, models.error.remedy)));
+    if (models.error)
+      error.replaceChildren(
+        icon('warning'),
+        h('div', {}, h('strong', {}, models.error.message), models.error.remedy && h('p', {}, models.error.remedy)),
+      );
     pause.hidden = !moving;
     resume.hidden = moving;
     resume.textContent = state === 'failed' ? 'Try again' : 'Resume';
@@ -166,18 +188,34 @@ export function modelsPanel(models, store) {
   // What runs
   function paintInfo() {
     const info = models.llm?.info;
-    $('#model-info').replaceChildren(...(info ? facts(info).map(([k, v]) => h('div', {}, h('dt', {}, k), h('dd', {}, v))) : [h('p', { class: 'hint' }, 'No model is loaded.')]));
+    $('#model-info').replaceChildren(
+      ...(info
+        ? facts(info).map(([k, v]) => h('div', {}, h('dt', {}, k), h('dd', {}, v)))
+        : [h('p', { class: 'hint' }, 'No model is loaded.')]),
+    );
   }
-  const facts = (/** @type {any} */ i) => /** @type {[string, string][]} */ ([
-    ['Model', models.source?.kind === 'demo' || models.source?.kind === 'files' ? models.source.name : i.model],
-    ['Size', `${parameters(i.parameters)} parameters, ${i.storedBlocks} blocks${i.executedLayers === i.storedBlocks ? '' : ` run as ${i.executedLayers} layers`}`],
-    ['Runs on', `${i.device === 'webgpu' ? 'WebGPU' : 'CPU'}${i.adapter ? `: ${i.adapter}` : ''}${i.device === 'cpu' ? `, ${i.threads} thread${i.threads === 1 ? '' : 's'}` : ''}`],
-    ['Why', i.reason],
-    ['Weights', `${i.dtype}, context of ${i.contextLength.toLocaleString('en')} tokens`],
-    i.features.length && ['Features', i.features.join(', ')],
-    ['Loaded in', `${Math.round(i.timings.loadMs).toLocaleString('en')} ms, of it ${Math.round(i.timings.initMs).toLocaleString('en')} ms to prepare the device`],
-    i.license && ['Licence', i.license],
-  ].filter((f) => f?.[1]));
+  const facts = (/** @type {any} */ i) =>
+    /** @type {[string, string][]} */ (
+      [
+        ['Model', models.source?.kind === 'demo' || models.source?.kind === 'files' ? models.source.name : i.model],
+        [
+          'Size',
+          `${parameters(i.parameters)} parameters, ${i.storedBlocks} blocks${i.executedLayers === i.storedBlocks ? '' : ` run as ${i.executedLayers} layers`}`,
+        ],
+        [
+          'Runs on',
+          `${i.device === 'webgpu' ? 'WebGPU' : 'CPU'}${i.adapter ? `: ${i.adapter}` : ''}${i.device === 'cpu' ? `, ${i.threads} thread${i.threads === 1 ? '' : 's'}` : ''}`,
+        ],
+        ['Why', i.reason],
+        ['Weights', `${i.dtype}, context of ${i.contextLength.toLocaleString('en')} tokens`],
+        i.features.length && ['Features', i.features.join(', ')],
+        [
+          'Loaded in',
+          `${Math.round(i.timings.loadMs).toLocaleString('en')} ms, of it ${Math.round(i.timings.initMs).toLocaleString('en')} ms to prepare the device`,
+        ],
+        i.license && ['Licence', i.license],
+      ].filter((f) => f?.[1])
+    );
 
   // Device and weights
   for (const input of dialog.querySelectorAll('[name=device], [name=dtype]')) {
@@ -224,7 +262,12 @@ export function modelsPanel(models, store) {
     const input = kind() === 'url' ? $('#model-url') : $('#model-hub');
     if (!input.reportValidity()) return null;
     const value = input.value.trim();
-    return { kind: kind(), name: value, value: kind() === 'url' && !value.endsWith('/') ? `${value}/` : value, token: kind() === 'hub' ? $('#model-token').value.trim() || undefined : undefined };
+    return {
+      kind: kind(),
+      name: value,
+      value: kind() === 'url' && !value.endsWith('/') ? `${value}/` : value,
+      token: kind() === 'hub' ? $('#model-token').value.trim() || undefined : undefined,
+    };
   }
   async function check() {
     const wanted = source();
@@ -239,18 +282,30 @@ export function modelsPanel(models, store) {
       if (turn !== asked) return;
       const free = space ? (space.quota ?? 0) - (space.usage ?? 0) : NaN;
       const short = e.diskBytes > free;
-      estimate.replaceChildren(h('dl', { class: 'facts-list' }, ...[
-        ['To download', e.downloadBytes ? bytes(e.downloadBytes) : `nothing, it is ${wanted.kind === 'files' ? 'on this device' : 'stored'}`],
-        ['On disk', `${bytes(e.diskBytes)}, ${bytes(free)} free`],
-        ['Memory', `${bytes(e.gpuBytes)} on the GPU, or ${bytes(e.cpuBytes)} on the CPU`],
-      ].map(([k, v]) => h('div', {}, h('dt', {}, k), h('dd', {}, v)))), ...(short ? [h('p', { class: 'field-error' }, 'There is not enough free space to keep it: delete a stored model first.')] : []));
+      estimate.replaceChildren(
+        h(
+          'dl',
+          { class: 'facts-list' },
+          ...[
+            [
+              'To download',
+              e.downloadBytes ? bytes(e.downloadBytes) : `nothing, it is ${wanted.kind === 'files' ? 'on this device' : 'stored'}`,
+            ],
+            ['On disk', `${bytes(e.diskBytes)}, ${bytes(free)} free`],
+            ['Memory', `${bytes(e.gpuBytes)} on the GPU, or ${bytes(e.cpuBytes)} on the CPU`],
+          ].map(([k, v]) => h('div', {}, h('dt', {}, k), h('dd', {}, v))),
+        ),
+        ...(short ? [h('p', { class: 'field-error' }, 'There is not enough free space to keep it: delete a stored model first.')] : []),
+      );
       chosen = wanted;
       loadButton.hidden = false;
       loadButton.textContent = e.downloadBytes ? `Download ${bytes(e.downloadBytes)} and load` : 'Load';
     } catch (error) {
       if (turn !== asked) return;
       const { message, remedy } = explain(error);
-      estimate.replaceChildren(h('div', { class: 'error-box' }, icon('warning'), h('div', {}, h('strong', {}, message), remedy && h('p', {}, remedy))));
+      estimate.replaceChildren(
+        h('div', { class: 'error-box' }, icon('warning'), h('div', {}, h('strong', {}, message), remedy && h('p', {}, remedy))),
+      );
     }
   }
   form.addEventListener('submit', (/** @type {Event} */ e) => {
@@ -265,7 +320,8 @@ export function modelsPanel(models, store) {
 
   /** @param {any} value File[] or directory handle @param {string} name */
   function useFiles(value, name) {
-    if (value.length === 0) return toast('No files there', { kind: 'error', detail: 'Choose a folder with config.json, the tokenizer and the weights.' });
+    if (value.length === 0)
+      return toast('No files there', { kind: 'error', detail: 'Choose a folder with config.json, the tokenizer and the weights.' });
     files = { kind: 'files', name, value };
     $('#chosen-files').textContent = Array.isArray(value) ? `${name}: ${value.length} files` : name;
     void check();
@@ -285,7 +341,8 @@ export function modelsPanel(models, store) {
     useFiles(list, list[0]?.webkitRelativePath.split('/')[0] || 'Local files');
   });
   const drop = $('#drop');
-  for (const type of ['dragenter', 'dragover']) drop.addEventListener(type, (/** @type {DragEvent} */ e) => (e.preventDefault(), drop.classList.add('over')));
+  for (const type of ['dragenter', 'dragover'])
+    drop.addEventListener(type, (/** @type {DragEvent} */ e) => (e.preventDefault(), drop.classList.add('over')));
   for (const type of ['dragleave', 'drop']) drop.addEventListener(type, () => drop.classList.remove('over'));
   drop.addEventListener('drop', async (/** @type {DragEvent} */ e) => {
     e.preventDefault();
@@ -299,32 +356,78 @@ export function modelsPanel(models, store) {
     const target = $('#stored');
     try {
       const list = await MobileLLM.models.list();
-      target.replaceChildren(...(list.length ? list.map((/** @type {any} */ m) => h('li', {},
-        h('div', {}, h('span', {}, nameOf(m)), h('span', { class: 'hint' }, [m.complete ? bytes(m.bytes) : `${bytes(m.bytes)} of ${bytes(m.totalBytes)}, incomplete`, m.revision && `commit ${m.revision.slice(0, 7)}`, m.lastUsed && `used ${new Date(m.lastUsed).toLocaleDateString()}`].filter(Boolean).join(' · '))),
-        h('button', { type: 'button', class: 'small', disabled: same(m, models.source) || same(m, models.pending), 'aria-label': `${m.complete ? 'Load' : 'Go on with'} ${nameOf(m)}`, onclick: () => start(m) }, m.complete ? 'Load' : 'Go on'),
-        iconButton('trash', `Delete ${nameOf(m)}`, () => remove(m)))) : [h('li', { class: 'hint' }, 'Nothing is stored yet.')]));
+      target.replaceChildren(
+        ...(list.length
+          ? list.map((/** @type {any} */ m) =>
+              h(
+                'li',
+                {},
+                h(
+                  'div',
+                  {},
+                  h('span', {}, nameOf(m)),
+                  h(
+                    'span',
+                    { class: 'hint' },
+                    [
+                      m.complete ? bytes(m.bytes) : `${bytes(m.bytes)} of ${bytes(m.totalBytes)}, incomplete`,
+                      m.revision && `commit ${m.revision.slice(0, 7)}`,
+                      m.lastUsed && `used ${new Date(m.lastUsed).toLocaleDateString()}`,
+                    ]
+                      .filter(Boolean)
+                      .join(' · '),
+                  ),
+                ),
+                h(
+                  'button',
+                  {
+                    type: 'button',
+                    class: 'small',
+                    disabled: same(m, models.source) || same(m, models.pending),
+                    'aria-label': `${m.complete ? 'Load' : 'Go on with'} ${nameOf(m)}`,
+                    onclick: () => start(m),
+                  },
+                  m.complete ? 'Load' : 'Go on',
+                ),
+                iconButton('trash', `Delete ${nameOf(m)}`, () => remove(m)),
+              ),
+            )
+          : [h('li', { class: 'hint' }, 'Nothing is stored yet.')]),
+      );
     } catch (error) {
       target.replaceChildren(h('li', { class: 'field-error' }, explain(error).message));
     }
     await paintSpace();
   }
-  const addressOf = (/** @type {Source} */ { kind, value }) => (kind === 'hub' ? value : kind === 'files' ? '' : new URL(value, document.baseURI).href);
+  const addressOf = (/** @type {Source} */ { kind, value }) =>
+    kind === 'hub' ? value : kind === 'files' ? '' : new URL(value, document.baseURI).href;
   const same = (/** @type {any} */ m, /** @type {Source | null} */ source) => source !== null && m.source === addressOf(source);
   const nameOf = (/** @type {any} */ m) => (same(m, DEMO) ? DEMO.name : m.source);
   /** @param {any} m */
   function start(m) {
     const hub = !/^https?:/.test(m.source);
-    void models.load(same(m, DEMO) ? DEMO : { kind: hub ? 'hub' : 'url', name: m.source, value: m.source, token: hub ? $('#model-token').value.trim() || undefined : undefined });
+    void models.load(
+      same(m, DEMO)
+        ? DEMO
+        : {
+            kind: hub ? 'hub' : 'url',
+            name: m.source,
+            value: m.source,
+            token: hub ? $('#model-token').value.trim() || undefined : undefined,
+          },
+    );
     $('#model-progress').scrollIntoView({ block: 'nearest' });
   }
   async function paintSpace() {
     if (!navigator.storage?.estimate) return;
     const [{ usage = 0, quota = 0 }, kept] = await Promise.all([navigator.storage.estimate(), navigator.storage.persisted()]);
-    $('#space').textContent = `${bytes(usage)} used of ${bytes(quota)} this site may keep. ${kept ? 'Kept until you delete it.' : 'The browser may delete it when space runs low.'}`;
+    $('#space').textContent =
+      `${bytes(usage)} used of ${bytes(quota)} this site may keep. ${kept ? 'Kept until you delete it.' : 'The browser may delete it when space runs low.'}`;
     $('#persist').hidden = kept;
   }
   $('#persist').addEventListener('click', async () => {
-    if (!(await navigator.storage.persist())) toast('The browser said no', { detail: 'It usually agrees once the page is installed, bookmarked or used often.' });
+    if (!(await navigator.storage.persist()))
+      toast('The browser said no', { detail: 'It usually agrees once the page is installed, bookmarked or used often.' });
     await paintSpace();
   });
   /** @param {any} model */
@@ -343,7 +446,10 @@ export function modelsPanel(models, store) {
   models.addEventListener('model', paintInfo);
   models.addEventListener('state', () => dialog.open && paintStored());
   // The package asks the browser to keep what it stored; the answer comes in its own time.
-  navigator.permissions?.query({ name: 'persistent-storage' }).then((status) => status.addEventListener('change', paintSpace), () => {});
+  navigator.permissions?.query({ name: 'persistent-storage' }).then(
+    (status) => status.addEventListener('change', paintSpace),
+    () => {},
+  );
   paintInfo();
   return {
     open() {

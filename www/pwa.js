@@ -11,15 +11,25 @@ export async function registerShell() {
     const offer = () => {
       const { waiting } = registration;
       if (waiting && navigator.serviceWorker.controller) {
-        toast('A new version is ready', { actions: [['Update', () => {
-          asked = true;
-          waiting.postMessage('update');
-        }]] });
+        toast('A new version is ready', {
+          actions: [
+            [
+              'Update',
+              () => {
+                asked = true;
+                waiting.postMessage('update');
+              },
+            ],
+          ],
+        });
       }
     };
     offer();
     registration.addEventListener('updatefound', () => {
-      registration.installing?.addEventListener('statechange', (e) => /** @type {ServiceWorker} */ (e.target).state === 'installed' && offer());
+      registration.installing?.addEventListener(
+        'statechange',
+        (e) => /** @type {ServiceWorker} */ (e.target).state === 'installed' && offer(),
+      );
     });
     navigator.serviceWorker.addEventListener('controllerchange', () => {
       if (asked) location.reload();
@@ -35,5 +45,6 @@ export async function registerShell() {
 export async function offerThreads() {
   if (crossOriginIsolated || !('serviceWorker' in navigator) || navigator.hardwareConcurrency < 2) return;
   const { active } = await navigator.serviceWorker.ready;
-  if (active) toast('Faster after a reload', { detail: 'The CPU version can then use all cores.', actions: [['Reload', () => location.reload()]] });
+  if (active)
+    toast('Faster after a reload', { detail: 'The CPU version can then use all cores.', actions: [['Reload', () => location.reload()]] });
 }

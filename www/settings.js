@@ -5,11 +5,36 @@ import { $, h } from './dom.js';
 const FIELDS = [
   { name: 'temperature', label: 'Temperature', min: 0, max: 2, step: 0.05, value: 0.7, hint: '0 always takes the likeliest token.' },
   { name: 'topK', label: 'Top-k', min: 0, max: 1000, step: 1, value: 0, hint: 'Only the k likeliest tokens; 0 turns it off.' },
-  { name: 'topP', label: 'Top-p', min: 0.01, max: 1, step: 0.01, value: 1, hint: 'Only tokens within this share of probability; 1 turns it off.' },
-  { name: 'minP', label: 'Min-p', min: 0, max: 1, step: 0.01, value: 0, hint: 'Only tokens at least this likely relative to the best; 0 turns it off.' },
+  {
+    name: 'topP',
+    label: 'Top-p',
+    min: 0.01,
+    max: 1,
+    step: 0.01,
+    value: 1,
+    hint: 'Only tokens within this share of probability; 1 turns it off.',
+  },
+  {
+    name: 'minP',
+    label: 'Min-p',
+    min: 0,
+    max: 1,
+    step: 0.01,
+    value: 0,
+    hint: 'Only tokens at least this likely relative to the best; 0 turns it off.',
+  },
   { name: 'repetitionPenalty', label: 'Repetition penalty', min: 1, max: 2, step: 0.01, value: 1, hint: '1 turns it off.' },
   { name: 'maxTokens', label: 'Longest reply (tokens)', min: 1, max: 4096, step: 1, value: 256 },
-  { name: 'seed', label: 'Seed', min: 0, max: 4294967295, step: 1, value: '', optional: true, hint: 'The same seed gives the same reply. Empty: a new one each time.' },
+  {
+    name: 'seed',
+    label: 'Seed',
+    min: 0,
+    max: 4294967295,
+    step: 1,
+    value: '',
+    optional: true,
+    hint: 'The same seed gives the same reply. Empty: a new one each time.',
+  },
 ];
 
 /** The demo model was trained for exact calls: greedy decoding, as in its model card. */
@@ -30,14 +55,33 @@ export async function settingsPanel(store) {
   const inputs = FIELDS.map((f) => {
     const id = `set-${f.name}`;
     const error = h('p', { class: 'field-error', id: `${id}-error` });
-    const input = h('input', { id, name: f.name, type: 'number', inputMode: 'decimal', min: f.min, max: f.max, step: f.step, required: !f.optional, 'aria-describedby': `${id}-hint ${id}-error` });
+    const input = h('input', {
+      id,
+      name: f.name,
+      type: 'number',
+      inputMode: 'decimal',
+      min: f.min,
+      max: f.max,
+      step: f.step,
+      required: !f.optional,
+      'aria-describedby': `${id}-hint ${id}-error`,
+    });
     input.addEventListener('input', () => {
       const ok = input.checkValidity();
       input.setAttribute('aria-invalid', String(!ok));
       error.textContent = ok ? '' : `${input.validationMessage} Until then ${values[f.name] === '' ? 'none' : values[f.name]} is used.`;
       if (ok) save(f.name, input.value === '' ? '' : input.valueAsNumber);
     });
-    form.append(h('div', { class: 'field' }, h('label', { for: id }, f.label), input, f.hint && h('p', { class: 'hint', id: `${id}-hint` }, f.hint), error));
+    form.append(
+      h(
+        'div',
+        { class: 'field' },
+        h('label', { for: id }, f.label),
+        input,
+        f.hint && h('p', { class: 'hint', id: `${id}-hint` }, f.hint),
+        error,
+      ),
+    );
     return input;
   });
   const system = h('textarea', { id: 'set-system', rows: 3, 'aria-describedby': 'set-system-hint' });
@@ -46,7 +90,13 @@ export async function settingsPanel(store) {
     panel.onSystem();
   });
   form.append(
-    h('div', { class: 'field wide' }, h('label', { for: 'set-system' }, 'System prompt'), system, h('p', { class: 'hint', id: 'set-system-hint' }, 'Sent to the model before the conversation.')),
+    h(
+      'div',
+      { class: 'field wide' },
+      h('label', { for: 'set-system' }, 'System prompt'),
+      system,
+      h('p', { class: 'hint', id: 'set-system-hint' }, 'Sent to the model before the conversation.'),
+    ),
     h('button', { type: 'button', class: 'small', onclick: reset }, 'Reset to defaults'),
   );
 

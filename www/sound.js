@@ -3,7 +3,8 @@
 
 /** @type {AudioContext | undefined} */
 let context;
-for (const event of ['pointerdown', 'keydown']) addEventListener(event, () => void (context ??= new AudioContext()).resume(), { once: true });
+for (const event of ['pointerdown', 'keydown'])
+  addEventListener(event, () => void (context ??= new AudioContext()).resume(), { once: true });
 
 const PERIOD_S = 1;
 const LASTS_S = 30;

@@ -10,7 +10,13 @@ import { load } from './adapter.mjs';
  */
 export const runtimes = {
   own: (dtype, { webgpu, threads, cached, ...more }) =>
-    load(location.origin, { dtype, device: webgpu ? 'webgpu' : 'cpu', cache: cached ? 'indexeddb' : 'none', ...(webgpu ? {} : { threads }), ...more }),
+    load(location.origin, {
+      dtype,
+      device: webgpu ? 'webgpu' : 'cpu',
+      cache: cached ? 'indexeddb' : 'none',
+      ...(webgpu ? {} : { threads }),
+      ...more,
+    }),
   wllama,
   transformers,
 };
@@ -18,7 +24,10 @@ export const runtimes = {
 async function wllama(format, { webgpu, threads, cached }) {
   const { Wllama } = await import('/js/@wllama/wllama/esm/index.min.js');
   const quiet = { debug() {}, log() {}, warn() {}, error: console.error };
-  const w = new Wllama({ default: `${location.origin}/js/@wllama/wllama/esm/wasm/wllama.wasm` }, { suppressNativeLog: true, logger: quiet });
+  const w = new Wllama(
+    { default: `${location.origin}/js/@wllama/wllama/esm/wasm/wllama.wasm` },
+    { suppressNativeLog: true, logger: quiet },
+  );
   w.setCompat(null);
   const url = `${location.origin}/models/gguf/model-${format}.gguf`;
   const options = { n_ctx: 1024, n_threads: threads, n_gpu_layers: webgpu ? 999 : 0, n_parallel: 1, seed: 1 };
@@ -26,8 +35,16 @@ async function wllama(format, { webgpu, threads, cached }) {
   else await w.loadModel([await (await fetch(url)).blob()], options);
   const run = (prompt, n, more) =>
     w.createCompletion({
-      prompt: prompt.text, max_tokens: n, temperature: 0, top_k: 1, samplers: ['top_k'], ignore_eos: true, cache_prompt: false,
-      timings_per_token: true, stream: true, ...more,
+      prompt: prompt.text,
+      max_tokens: n,
+      temperature: 0,
+      top_k: 1,
+      samplers: ['top_k'],
+      ignore_eos: true,
+      cache_prompt: false,
+      timings_per_token: true,
+      stream: true,
+      ...more,
     });
   return {
     async generate(prompt, n, onToken) {
@@ -41,7 +58,11 @@ async function wllama(format, { webgpu, threads, cached }) {
     },
     async check(prompt, n) {
       const ids = [];
-      await run(prompt, n, { logprobs: 10, n_probs: 10, onData: ({ choices }) => ids.push(...(choices?.[0]?.logprobs?.content ?? []).map(({ id }) => id)) });
+      await run(prompt, n, {
+        logprobs: 10,
+        n_probs: 10,
+        onData: ({ choices }) => ids.push(...(choices?.[0]?.logprobs?.content ?? []).map(({ id }) => id)),
+      });
       return { ids };
     },
     dispose: () => w.exit(),
@@ -49,7 +70,9 @@ async function wllama(format, { webgpu, threads, cached }) {
 }
 
 async function transformers(dtype, { webgpu, threads, cached }) {
-  const { env, AutoModelForCausalLM, AutoTokenizer, Tensor, BaseStreamer } = await import('/js/@huggingface/transformers/dist/transformers.min.js');
+  const { env, AutoModelForCausalLM, AutoTokenizer, Tensor, BaseStreamer } = await import(
+    '/js/@huggingface/transformers/dist/transformers.min.js'
+  );
   env.allowRemoteModels = false;
   env.allowLocalModels = true;
   env.localModelPath = '/models/';
@@ -60,7 +83,10 @@ async function transformers(dtype, { webgpu, threads, cached }) {
   wasm.wasmPaths = { mjs: `${dist}.mjs`, wasm: `${dist}.wasm` };
   wasm.numThreads = threads;
   wasm.proxy = false;
-  const [llm] = await Promise.all([AutoModelForCausalLM.from_pretrained('onnx', { device: webgpu ? 'webgpu' : 'wasm', dtype }), AutoTokenizer.from_pretrained('onnx')]);
+  const [llm] = await Promise.all([
+    AutoModelForCausalLM.from_pretrained('onnx', { device: webgpu ? 'webgpu' : 'wasm', dtype }),
+    AutoTokenizer.from_pretrained('onnx'),
+  ]);
   const row = (values) => new Tensor('int64', BigInt64Array.from(values, BigInt), [1, values.length]);
   const generate = async ({ ids }, n, onToken) => {
     const made = [];
@@ -75,7 +101,14 @@ async function transformers(dtype, { webgpu, threads, cached }) {
       }
       end() {}
     }
-    await llm.generate({ input_ids: row(ids), attention_mask: row(ids.map(() => 1)), max_new_tokens: n, min_new_tokens: n, do_sample: false, streamer: new Streamer() });
+    await llm.generate({
+      input_ids: row(ids),
+      attention_mask: row(ids.map(() => 1)),
+      max_new_tokens: n,
+      min_new_tokens: n,
+      do_sample: false,
+      streamer: new Streamer(),
+    });
     return { ids: made };
   };
   return { generate, check: generate, dispose: () => llm.dispose() };

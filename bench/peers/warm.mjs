@@ -21,7 +21,13 @@ const CONFIGS = [
 /** Rows of milliseconds, medians of `visits` later visits, each a new browser process. Rounds go through all configurations, so that a slow moment hits all. */
 export async function measureWarm(peers, { visits = 3, threads = 1 } = {}) {
   const { server, url } = await serve({
-    '/pkg/': join(root, 'pkg'), '/mobilellm-web/': join(root, 'pkg'), '/bench/': join(root, 'bench'), '/tests/': join(root, 'tests'), '/js/': join(peers, 'js/node_modules'), '/models/': join(peers, 'models'), '/': join(root, 'www'),
+    '/pkg/': join(root, 'pkg'),
+    '/mobilellm-web/': join(root, 'pkg'),
+    '/bench/': join(root, 'bench'),
+    '/tests/': join(root, 'tests'),
+    '/js/': join(peers, 'js/node_modules'),
+    '/models/': join(peers, 'models'),
+    '/': join(root, 'www'),
   });
   const [prompt] = JSON.parse(readFileSync(join(peers, 'ref/prompts.json'), 'utf8')).sort((a, b) => a.ids.length - b.ids.length);
   const runs = CONFIGS.map((config) => ({ config, profile: mkdtempSync(join(tmpdir(), 'mobilellm-peers-')), samples: [] }));
@@ -47,8 +53,12 @@ export async function measureWarm(peers, { visits = 3, threads = 1 } = {}) {
     for (const { profile } of runs) rmSync(profile, { recursive: true, force: true });
   }
   return runs.map(({ config, samples }) => ({
-    runtime: config.name, threads, promptTokens: prompt.ids.length,
-    readyMs: median(samples.map((s) => s.ready)), firstTokenMs: median(samples.map((s) => s.first)), samples: samples.map((s) => Math.round(s.first)).join(' '),
+    runtime: config.name,
+    threads,
+    promptTokens: prompt.ids.length,
+    readyMs: median(samples.map((s) => s.ready)),
+    firstTokenMs: median(samples.map((s) => s.first)),
+    samples: samples.map((s) => Math.round(s.first)).join(' '),
   }));
 }
 

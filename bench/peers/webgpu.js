@@ -5,7 +5,17 @@ import { measure as bench, SHAPES } from '../gpu.js';
 import { median } from '../measure.mjs';
 import { runtimes } from './runtimes.js';
 
-export const CASES = ['bench', 'own f16', 'own q8', 'wllama f16', 'wllama q8_0', 'transformers fp32', 'transformers fp16', 'own f16', 'bench'];
+export const CASES = [
+  'bench',
+  'own f16',
+  'own q8',
+  'wllama f16',
+  'wllama q8_0',
+  'transformers fp32',
+  'transformers fp16',
+  'own f16',
+  'bench',
+];
 
 /** One row. Decode: 64 steps after the first token of the 128-token prompt, by the clock of the callbacks; greedy, nothing cached. */
 export async function measure(name, quick) {
@@ -20,7 +30,11 @@ export async function measure(name, quick) {
   const [kind, format] = name.split(' ');
   const runtime = await runtimes[kind](format, { webgpu: true, threads: 4, cached: false });
   const row = { name, loadMs: performance.now() - start };
-  if (runtime.info) Object.assign(row, { initMs: runtime.info.timings.initMs, adapter: [runtime.info.device, runtime.info.adapter, ...runtime.info.features].join(', ') });
+  if (runtime.info)
+    Object.assign(row, {
+      initMs: runtime.info.timings.initMs,
+      adapter: [runtime.info.device, runtime.info.adapter, ...runtime.info.features].join(', '),
+    });
   const run = async (prompt, n) => {
     const times = [];
     const begin = performance.now();

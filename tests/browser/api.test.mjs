@@ -22,7 +22,16 @@ for (const device of ['cpu', 'webgpu']) {
       const { parameters, storedBlocks, executedLayers, hiddenSize, vocabSize, contextLength, dtype, chat } = info;
       assert.deepEqual(
         { parameters, storedBlocks, executedLayers, hiddenSize, vocabSize, contextLength, dtype, chat },
-        { parameters: 13_769_088, storedBlocks: 8, executedLayers: 16, hiddenSize: 384, vocabSize: 6144, contextLength: 2048, dtype: 'f16', chat: true },
+        {
+          parameters: 13_769_088,
+          storedBlocks: 8,
+          executedLayers: 16,
+          hiddenSize: 384,
+          vocabSize: 6144,
+          contextLength: 2048,
+          dtype: 'f16',
+          chat: true,
+        },
       );
       assert.equal(info.device, device);
       assert.match(info.reason, /\w+ \w+/);
@@ -37,7 +46,10 @@ for (const device of ['cpu', 'webgpu']) {
       assert.ok(last.totalBytes > 27_500_000, `${last.totalBytes}`);
       assert.equal(last.loadedBytes, last.totalBytes);
       const loaded = phases.map((p) => p.loadedBytes);
-      assert.deepEqual(loaded, [...loaded].sort((a, b) => a - b));
+      assert.deepEqual(
+        loaded,
+        [...loaded].sort((a, b) => a - b),
+      );
     });
 
     test('a second turn computes only what is new, also after a stop', async () => {
@@ -79,7 +91,10 @@ for (const device of ['cpu', 'webgpu']) {
       assert.equal(got.again.text, got.first.text);
       assert.equal(got.length, 3);
       assert.deepEqual(got.truncated, [{ role: 'system', content: 'You are a helpful offline assistant.' }]);
-      assert.deepEqual(got.messages.map((m) => m.role), ['system', 'user', 'assistant']);
+      assert.deepEqual(
+        got.messages.map((m) => m.role),
+        ['system', 'user', 'assistant'],
+      );
       assert.equal(got.messages[2].content, got.edited.text);
       assert.equal(got.copied.length, 5);
       assert.ok(got.inCopy.usage.cachedTokens >= got.again.usage.promptTokens, 'the copy has the cache');
@@ -94,12 +109,16 @@ for (const device of ['cpu', 'webgpu']) {
           return out;
         };
         const [a, b, c, d] = await Promise.all([llm.session(), llm.session(), llm.session(), llm.session()]);
-        const [x, y] = [['hi', 'what can you do?'], ['set an alarm', 'quarter past 6 tomorrow']];
+        const [x, y] = [
+          ['hi', 'what can you do?'],
+          ['set an alarm', 'quarter past 6 tomorrow'],
+        ];
         const together = await Promise.all([ask(a, x), ask(b, y)]);
         const alone = [await ask(c, x), await ask(d, y)];
         const order = [];
         const runs = ['hi', 'what can you do?', 'dark mode please'].map((text, i) =>
-          llm.generate(text, { maxTokens: 3 }).result.then(() => order.push(i)));
+          llm.generate(text, { maxTokens: 3 }).result.then(() => order.push(i)),
+        );
         await Promise.all(runs);
         return { together, alone, order };
       });
@@ -131,7 +150,10 @@ for (const device of ['cpu', 'webgpu']) {
       assert.equal(got.inQueue.message, 'not any more');
       assert.equal(got.thrown.name, 'AbortError');
       assert.equal(got.already.name, 'AbortError');
-      assert.deepEqual(got.messages.map((m) => m.role), ['user', 'assistant']);
+      assert.deepEqual(
+        got.messages.map((m) => m.role),
+        ['user', 'assistant'],
+      );
       assert.ok(got.messages[1].content.length > 0);
       assert.ok(got.after.length > 0);
     });
@@ -155,7 +177,10 @@ for (const device of ['cpu', 'webgpu']) {
         };
       });
       const { text } = got.whole;
-      for (const [result, stop] of [[got.stop, 'ms and ti'], [got.one, 'timers']]) {
+      for (const [result, stop] of [
+        [got.stop, 'ms and ti'],
+        [got.one, 'timers'],
+      ]) {
         assert.equal(result.text, text.slice(0, text.indexOf(stop)));
         assert.equal(result.streamed, result.text);
         assert.equal(result.finishReason, 'stop');
@@ -337,7 +362,10 @@ describe('errors', () => {
       }
       return [...(await Promise.all(pending)), await rejection(model.tokenize('x')), sent];
     });
-    assert.deepEqual(got.map((error) => error?.code), Array(5).fill('closed'));
+    assert.deepEqual(
+      got.map((error) => error?.code),
+      Array(5).fill('closed'),
+    );
   });
 
   test('an error in a turn leaves the conversation as it was', async () => {
@@ -369,7 +397,10 @@ describe('errors', () => {
         const pending = [model.generate('x').result, model.tokenize('x')].map(rejection);
         return [...(await Promise.all(pending)), await rejection(model.generate('x').result)];
       });
-      assert.deepEqual(got.map((error) => error?.code), Array(3).fill('crashed'));
+      assert.deepEqual(
+        got.map((error) => error?.code),
+        Array(3).fill('crashed'),
+      );
       assert.match(got[0].message, /boom/);
     } finally {
       await crashing.close();

@@ -20,7 +20,9 @@ for (const name of ['Vite 8', 'esbuild', 'webpack 5']) {
   describe(name, () => {
     const app = APPS[name];
     let folder;
-    before(() => { ({ folder } = install(name, app, tarball)); });
+    before(() => {
+      ({ folder } = install(name, app, tarball));
+    });
     test('build', async () => assert.deepEqual(await tryBuild(browser, folder, app), []));
     test('development', async () => assert.deepEqual(await tryDev(browser, folder, app), []));
   });

@@ -13,8 +13,14 @@ before(async () => {
   page = await context.newPage();
   page.setDefaultTimeout(60_000);
   page.on('pageerror', (error) => complaints.push(error.message));
-  page.on('console', (message) => message.type() === 'error' && /Content Security Policy|Uncaught/.test(message.text()) && complaints.push(message.text()));
-  context.on('request', (request) => /^(https?|wss?):/.test(request.url()) && !request.url().startsWith(url) && complaints.push(`request to ${request.url()}`));
+  page.on(
+    'console',
+    (message) => message.type() === 'error' && /Content Security Policy|Uncaught/.test(message.text()) && complaints.push(message.text()),
+  );
+  context.on(
+    'request',
+    (request) => /^(https?|wss?):/.test(request.url()) && !request.url().startsWith(url) && complaints.push(`request to ${request.url()}`),
+  );
   await page.goto(url);
 });
 
@@ -25,7 +31,10 @@ after(async () => {
 });
 
 const ready = () => page.waitForSelector('#model-button[data-state=ready]');
-const settled = () => page.waitForFunction(() => document.querySelector('#stop').hidden && document.querySelector('#log').getAttribute('aria-busy') === 'false');
+const settled = () =>
+  page.waitForFunction(
+    () => document.querySelector('#stop').hidden && document.querySelector('#log').getAttribute('aria-busy') === 'false',
+  );
 const send = (text) => page.fill('#prompt', text).then(() => page.press('#prompt', 'Enter'));
 const say = async (text) => {
   await send(text);
@@ -47,7 +56,8 @@ test('the device is shown, with the reason for it', async () => {
   assert.equal(await page.innerText('#device-chip'), 'CPU');
   await page.click('#model-button');
   const info = await page.innerText('#model-info');
-  for (const fact of ['13.8 M parameters, 8 blocks run as 16 layers', 'Runs on\nCPU', 'Why', 'context of 2,048 tokens']) assert.ok(info.includes(fact), `${fact} in ${info}`);
+  for (const fact of ['13.8 M parameters, 8 blocks run as 16 layers', 'Runs on\nCPU', 'Why', 'context of 2,048 tokens'])
+    assert.ok(info.includes(fact), `${fact} in ${info}`);
   await page.keyboard.press('Escape');
 });
 
@@ -178,7 +188,10 @@ test('a conversation that is longer than the context goes on without its oldest 
     await page.evaluate(() => (document.querySelector('#models details').open = true));
     await page.fill('#context-length', tokens);
     await page.press('#context-length', 'Enter');
-    await page.waitForFunction((total) => document.querySelector('#context-text').textContent.includes(`/ ${total} tokens`), tokens || '2,048');
+    await page.waitForFunction(
+      (total) => document.querySelector('#context-text').textContent.includes(`/ ${total} tokens`),
+      tokens || '2,048',
+    );
     await page.keyboard.press('Escape');
   };
   await page.click('#clear-button');
@@ -211,7 +224,8 @@ test('with the network off, page and model load and chat', async () => {
 test('markdown of the model is shown safely', async () => {
   const html = await page.evaluate(async () => {
     const { markdown } = await import('/markdown.js');
-    const text = '**bold** <img src=x onerror=alert(1)> ![i](https://example.org/i.png) [bad](javascript:alert(1)) [good](https://example.org)\n\n<script>alert(1)</script>\n\n```js\n<b>\n```';
+    const text =
+      '**bold** <img src=x onerror=alert(1)> ![i](https://example.org/i.png) [bad](javascript:alert(1)) [good](https://example.org)\n\n<script>alert(1)</script>\n\n```js\n<b>\n```';
     const box = document.createElement('div');
     box.append(markdown(text, () => {}));
     return box.innerHTML;

@@ -21,7 +21,11 @@ async function newPage(of = context) {
       const progress = [];
       try {
         const llm = await MobileLLM.load(source, {
-          device: 'cpu', threads: 1, onWarning: ({ reason, code, message }) => warnings.push({ reason, code, message }), onProgress: (p) => progress.push(p), ...options,
+          device: 'cpu',
+          threads: 1,
+          onWarning: ({ reason, code, message }) => warnings.push({ reason, code, message }),
+          onProgress: (p) => progress.push(p),
+          ...options,
         });
         const { tokenIds, logprobs } = await llm.generate('set an alarm', { maxTokens: 4, logprobs: 20, ignoreEos: true }).result;
         const { storage } = llm.info;
@@ -32,15 +36,19 @@ async function newPage(of = context) {
       }
     };
     /** SHA-256 of every stored piece as its bytes are now, with its key. */
-    globalThis.pieces = () => database(async (db) => {
-      const store = db.transaction('pieces').objectStore('pieces');
-      const [keys, values] = await Promise.all([asked(store.getAllKeys()), asked(store.getAll())]);
-      return Promise.all(keys.map(async (key, n) => {
-        const digest = await crypto.subtle.digest('SHA-256', await values[n].bytes.arrayBuffer());
-        return { key, claims: values[n].sha256, is: [...new Uint8Array(digest)].map((b) => b.toString(16).padStart(2, '0')).join('') };
-      }));
-    });
-    globalThis.asked = (request) => new Promise((done, failed) => ((request.onsuccess = () => done(request.result)), (request.onerror = () => failed(request.error))));
+    globalThis.pieces = () =>
+      database(async (db) => {
+        const store = db.transaction('pieces').objectStore('pieces');
+        const [keys, values] = await Promise.all([asked(store.getAllKeys()), asked(store.getAll())]);
+        return Promise.all(
+          keys.map(async (key, n) => {
+            const digest = await crypto.subtle.digest('SHA-256', await values[n].bytes.arrayBuffer());
+            return { key, claims: values[n].sha256, is: [...new Uint8Array(digest)].map((b) => b.toString(16).padStart(2, '0')).join('') };
+          }),
+        );
+      });
+    globalThis.asked = (request) =>
+      new Promise((done, failed) => ((request.onsuccess = () => done(request.result)), (request.onerror = () => failed(request.error))));
     globalThis.database = async (work) => {
       const db = await asked(indexedDB.open('mobilellm'));
       try {
@@ -83,14 +91,21 @@ test('30 fault schedules: the right bytes or a typed error; then only what is mi
     const manifest = seed % 2 === 0;
     const model = publish(`s${seed}`, { seed, shards: 6, manifest });
     // Two schedules are hopeless, two stall once: a stall takes 20 seconds.
-    runs.push({ ...model, seed, manifest, random: dice(seed + 1000), severity: seed < 2 ? 1 : 0.15 + 0.015 * seed, stalls: seed === 2 || seed === 3 ? 1 : 0 });
+    runs.push({
+      ...model,
+      seed,
+      manifest,
+      random: dice(seed + 1000),
+      severity: seed < 2 ? 1 : 0.15 + 0.015 * seed,
+      stalls: seed === 2 || seed === 3 ? 1 : 0,
+    });
   }
   host.fault = (path) => {
     const run = runs[/^s(\d+)\//.exec(path)?.[1]];
     if (!run || run.random() > run.severity) return null;
     const at = Math.floor(run.random() * 50_000);
     // A stall in the first byte and one in the middle.
-    if (run.stalls > 0 && isShard(path)) return run.stalls--, seen.add('stall'), { kind: 'stall', at: run.seed === 2 ? 0 : at };
+    if (run.stalls > 0 && isShard(path)) return (run.stalls--, seen.add('stall'), { kind: 'stall', at: run.seed === 2 ? 0 : at });
     let kind = run.seed < 2 ? 500 : kinds[Math.floor(run.random() * kinds.length)];
     // Without a published hash a wrong byte looks like a right one; nor is there one for the files beside the weights, and the manifest itself.
     if (kind === 'flip' && !(run.manifest && isShard(path))) kind = 'cut';
@@ -101,15 +116,19 @@ test('30 fault schedules: the right bytes or a typed error; then only what is mi
   };
   const before = await page.evaluate(async () => (await MobileLLM.models.list()).length);
   assert.equal(before, 0);
-  const all = (options) => page.evaluate(async ([sources, options]) => {
-    const results = [];
-    const queue = [...sources.entries()];
-    const worker = async () => {
-      for (let next; (next = queue.shift()); ) results[next[0]] = await visit(next[1], options);
-    };
-    await Promise.all(Array.from({ length: 8 }, worker));
-    return results;
-  }, [runs.map(({ source }) => source), options]);
+  const all = (options) =>
+    page.evaluate(
+      async ([sources, options]) => {
+        const results = [];
+        const queue = [...sources.entries()];
+        const worker = async () => {
+          for (let next; (next = queue.shift()); ) results[next[0]] = await visit(next[1], options);
+        };
+        await Promise.all(Array.from({ length: 8 }, worker));
+        return results;
+      },
+      [runs.map(({ source }) => source), options],
+    );
 
   const disturbed = await all();
   const stored = await page.evaluate(() => pieces());
@@ -141,7 +160,8 @@ test('30 fault schedules: the right bytes or a typed error; then only what is mi
     assert.equal(later[n].storage.downloadedBytes, run.bytes - kept, note);
     // On the wire: what was missing and, without a manifest, the first bytes of each shard, to plan.
     const sent = log.filter(({ path }) => path.startsWith(`s${run.seed}/`) && isShard(path)).reduce((sum, { bytes }) => sum + bytes, 0);
-    const heads = run.manifest || kept === run.bytes ? 0 : [...run.shards.values()].reduce((sum, size) => sum + Math.min(size, 128 << 10), 0);
+    const heads =
+      run.manifest || kept === run.bytes ? 0 : [...run.shards.values()].reduce((sum, size) => sum + Math.min(size, 128 << 10), 0);
     assert.ok(sent <= run.bytes - kept + heads, `${note} ${sent} bytes on the wire, ${run.bytes - kept} missing`);
     assert.equal(last[n].storage.cachedBytes, run.bytes, note);
   }
@@ -166,13 +186,14 @@ test('a renderer that dies in mid-download: the next visit fetches what was not 
   // Ten shards go through; the others never end.
   host.pace = async (path) => {
     if (!path.startsWith('crash/') || !isShard(path)) return;
-    if (finished.length >= 10) return stop(), new Promise(() => {});
+    if (finished.length >= 10) return (stop(), new Promise(() => {}));
     finished.push(path);
   };
   void dying.evaluate((source) => visit(source), model.source).catch(() => {});
   await enough;
   // What has arrived is being stored; what is stored is told by the library itself.
-  const stored = () => page.evaluate(async (source) => (await MobileLLM.models.list()).find((m) => m.source.endsWith(source))?.bytes ?? 0, model.source);
+  const stored = () =>
+    page.evaluate(async (source) => (await MobileLLM.models.list()).find((m) => m.source.endsWith(source))?.bytes ?? 0, model.source);
   for (let waits = 0; waits < 100 && (await stored()) < 1e6; waits++) await new Promise((done) => setTimeout(done, 20));
   const died = dying.waitForEvent('crash');
   const devtools = await context.newCDPSession(dying);
@@ -184,7 +205,10 @@ test('a renderer that dies in mid-download: the next visit fetches what was not 
   host.log = [];
   const { storage, says, error } = await visit(model.source);
   assert.equal(error, undefined);
-  const again = host.log.filter(({ path }) => isShard(path)).map(({ path }) => path).filter((path) => asked.has(path));
+  const again = host.log
+    .filter(({ path }) => isShard(path))
+    .map(({ path }) => path)
+    .filter((path) => asked.has(path));
   assert.ok(again.length <= 4, `fetched again: ${again}`);
   assert.equal(shardBytes('crash'), storage.downloadedBytes);
   assert.ok(storage.downloadedBytes >= model.bytes - begun && storage.cachedBytes > 0, JSON.stringify(storage));
@@ -202,7 +226,10 @@ test('two tabs at once: every byte is downloaded once', async () => {
   assert.equal(a.says, b.says);
   assert.equal(shardBytes('tabs'), model.bytes);
   assert.deepEqual([a.storage.downloadedBytes, b.storage.downloadedBytes].sort(), [0, model.bytes].sort());
-  assert.deepEqual([...a.warnings, ...b.warnings].map(({ reason }) => reason), ['waiting']);
+  assert.deepEqual(
+    [...a.warnings, ...b.warnings].map(({ reason }) => reason),
+    ['waiting'],
+  );
   await other.close();
 });
 
@@ -211,14 +238,18 @@ test('pieces damaged and deleted behind its back are found and fetched again', a
   const first = await visit(model.source);
   assert.equal(first.storage.stored, true);
   const [damaged, deleted] = [...model.shards.keys()].slice(1, 3);
-  await page.evaluate(([damaged, deleted]) => database(async (db) => {
-    const all = (mode) => db.transaction('pieces', mode).objectStore('pieces');
-    const piece = await asked(all('readonly').get(`sha256:${damaged}`));
-    const bytes = new Uint8Array(await piece.bytes.arrayBuffer());
-    bytes[bytes.length >> 1] ^= 1;
-    await asked(all('readwrite').put({ ...piece, bytes: new Blob([bytes]) }, `sha256:${damaged}`));
-    await asked(all('readwrite').delete(`sha256:${deleted}`));
-  }), [damaged, deleted]);
+  await page.evaluate(
+    ([damaged, deleted]) =>
+      database(async (db) => {
+        const all = (mode) => db.transaction('pieces', mode).objectStore('pieces');
+        const piece = await asked(all('readonly').get(`sha256:${damaged}`));
+        const bytes = new Uint8Array(await piece.bytes.arrayBuffer());
+        bytes[bytes.length >> 1] ^= 1;
+        await asked(all('readwrite').put({ ...piece, bytes: new Blob([bytes]) }, `sha256:${damaged}`));
+        await asked(all('readwrite').delete(`sha256:${deleted}`));
+      }),
+    [damaged, deleted],
+  );
   host.log = [];
   const again = await visit(model.source);
   assert.equal(again.says, first.says);
@@ -244,7 +275,10 @@ async function quotaOf(context, page) {
 }
 
 test('quota that the browser tells: a typed error with numbers before the first byte, nothing lost', async () => {
-  const [small, large] = [publish('small', { seed: 103, shards: 3, manifest: true }), publish('large', { seed: 104, shards: 20, megabytes: 6, manifest: true })];
+  const [small, large] = [
+    publish('small', { seed: 103, shards: 3, manifest: true }),
+    publish('large', { seed: 104, shards: 20, megabytes: 6, manifest: true }),
+  ];
   // Against fingerprinting Chromium claims 10 GB unless told otherwise.
   const telling = await launch({ webgpu: 'none', args: ['--disable-features=StaticStorageQuota,WebGPU,WebGPUService'] });
   try {
@@ -270,7 +304,10 @@ test('quota that the browser tells: a typed error with numbers before the first 
 });
 
 test('quota that runs out in mid-download: a typed warning, the model still loads, nothing is lost', async () => {
-  const [small, large] = [publish('small', { seed: 113, shards: 3, manifest: true }), publish('large', { seed: 114, shards: 20, megabytes: 6, manifest: true })];
+  const [small, large] = [
+    publish('small', { seed: 113, shards: 3, manifest: true }),
+    publish('large', { seed: 114, shards: 20, megabytes: 6, manifest: true }),
+  ];
   const context = await browser.newContext();
   const page = await newPage(context);
   const visit = (source) => page.evaluate((source) => globalThis.visit(source), source);
@@ -279,7 +316,10 @@ test('quota that runs out in mid-download: a typed warning, the model still load
   assert.equal((await visit(small.source)).storage.stored, true);
   const streamed = await visit(large.source);
   assert.equal(streamed.error, undefined);
-  assert.deepEqual(streamed.warnings.map(({ reason, code }) => [reason, code]), [['storage-failed', 'quota-exceeded']]);
+  assert.deepEqual(
+    streamed.warnings.map(({ reason, code }) => [reason, code]),
+    [['storage-failed', 'quota-exceeded']],
+  );
   assert.match(streamed.warnings[0].message, /needs 0\.\d MB of storage, more than the browser allows/);
   assert.equal(streamed.storage.stored, false);
   assert.equal((await visit(small.source)).storage.cachedBytes, small.bytes);
@@ -294,11 +334,17 @@ test('quota that runs out in mid-download: a typed warning, the model still load
 
 test('a redirect to another origin: followed by CORS, without the token', async () => {
   const far = new Host();
-  far.headers = { 'Access-Control-Allow-Origin': '*', 'Access-Control-Allow-Headers': '*', 'Access-Control-Expose-Headers': 'ETag, Content-Range', 'Cross-Origin-Resource-Policy': 'cross-origin' };
+  far.headers = {
+    'Access-Control-Allow-Origin': '*',
+    'Access-Control-Allow-Headers': '*',
+    'Access-Control-Expose-Headers': 'ETag, Content-Range',
+    'Cross-Origin-Resource-Policy': 'cross-origin',
+  };
   const elsewhere = await serveTests({ intercept: far.answer });
   const model = publish('moved', { seed: 105, shards: 4 });
   far.put('moved/', model.files);
-  host.fault = (path) => (path.startsWith('moved/') && isShard(path) ? { kind: 'redirect', to: elsewhere.url.replace('localhost', '127.0.0.1') } : null);
+  host.fault = (path) =>
+    path.startsWith('moved/') && isShard(path) ? { kind: 'redirect', to: elsewhere.url.replace('localhost', '127.0.0.1') } : null;
   host.log = [];
   try {
     const { error, storage } = await visit(model.source, { token: 'secret' });
@@ -307,7 +353,10 @@ test('a redirect to another origin: followed by CORS, without the token', async 
     assert.equal(shardBytes('moved'), 0, 'all bytes came from elsewhere');
     const gets = far.log.filter(({ method }) => method === 'GET');
     assert.ok(gets.length >= model.shards.size);
-    assert.deepEqual(gets.filter(({ headers }) => headers.authorization !== undefined), []);
+    assert.deepEqual(
+      gets.filter(({ headers }) => headers.authorization !== undefined),
+      [],
+    );
     assert.ok(host.log.every(({ headers }) => headers.authorization === 'Bearer secret'));
   } finally {
     host.fault = () => null;
@@ -320,7 +369,8 @@ test('answers that were compressed on the way are read whole', async () => {
   const model = publish('gzip', { seed: 106, shards: 4 });
   // Browsers ask for ranges uncompressed, and insist.
   let count = 0;
-  host.fault = (path, { headers }) => (path.startsWith('gzip/') && headers['accept-encoding'].includes('gzip') ? (count++, { kind: 'gzip' }) : null);
+  host.fault = (path, { headers }) =>
+    path.startsWith('gzip/') && headers['accept-encoding'].includes('gzip') ? (count++, { kind: 'gzip' }) : null;
   const zipped = await visit(model.source);
   host.fault = () => null;
   assert.equal(zipped.error, undefined, JSON.stringify(zipped.error));
@@ -335,7 +385,9 @@ test('progress: each phase in order, at most twenty events in any second', async
   host.pace = (path) => new Promise((done) => setTimeout(done, path.startsWith('phases/') ? 150 : 0));
   const timed = await page.evaluate(async (source) => {
     const times = [];
-    await visit(source, { onProgress: ({ phase, loadedBytes, totalBytes }) => times.push({ at: performance.now(), phase, loadedBytes, totalBytes }) });
+    await visit(source, {
+      onProgress: ({ phase, loadedBytes, totalBytes }) => times.push({ at: performance.now(), phase, loadedBytes, totalBytes }),
+    });
     return times;
   }, model.source);
   host.pace = async () => {};
@@ -351,29 +403,39 @@ test('progress: each phase in order, at most twenty events in any second', async
 test('persist() is asked for once, after the first load that downloaded, and never fails it', async () => {
   const asking = await newPage();
   const [a, b, c] = [110, 111, 112].map((seed) => publish(`persist-${seed}`, { seed, shards: 3 }));
-  const asked = await asking.evaluate(async ([a, b, c]) => {
-    let count = 0;
-    const original = StorageManager.prototype.persist;
-    StorageManager.prototype.persist = function () {
-      count += 1;
-      return original.call(this);
-    };
-    const counts = [];
-    const load = async (...args) => counts.push([(await visit(...args)).error?.code, count]);
-    await load(a, { persist: false });
-    await load(a);
-    await load(b, { cache: 'none' });
-    await load(b);
-    await load(b);
-    StorageManager.prototype.persist = () => {
-      count += 1;
-      throw new Error('not today');
-    };
-    await load(c);
-    StorageManager.prototype.persist = original;
-    return counts;
-  }, [a.source, b.source, c.source]);
-  assert.deepEqual(asked, [[undefined, 0], [undefined, 0], [undefined, 0], [undefined, 1], [undefined, 1], [undefined, 2]]);
+  const asked = await asking.evaluate(
+    async ([a, b, c]) => {
+      let count = 0;
+      const original = StorageManager.prototype.persist;
+      StorageManager.prototype.persist = function () {
+        count += 1;
+        return original.call(this);
+      };
+      const counts = [];
+      const load = async (...args) => counts.push([(await visit(...args)).error?.code, count]);
+      await load(a, { persist: false });
+      await load(a);
+      await load(b, { cache: 'none' });
+      await load(b);
+      await load(b);
+      StorageManager.prototype.persist = () => {
+        count += 1;
+        throw new Error('not today');
+      };
+      await load(c);
+      StorageManager.prototype.persist = original;
+      return counts;
+    },
+    [a.source, b.source, c.source],
+  );
+  assert.deepEqual(asked, [
+    [undefined, 0],
+    [undefined, 0],
+    [undefined, 0],
+    [undefined, 1],
+    [undefined, 1],
+    [undefined, 2],
+  ]);
   await asking.close();
 
   // Where the browser agrees, info says so.
@@ -381,7 +443,11 @@ test('persist() is asked for once, after the first load that downloaded, and nev
   const root = await browser.newBrowserCDPSession();
   const granting = await newPage(agreeing);
   const target = await (await agreeing.newCDPSession(granting)).send('Target.getTargetInfo');
-  await root.send('Browser.grantPermissions', { origin: new URL(url).origin, permissions: ['durableStorage'], browserContextId: target.targetInfo.browserContextId });
+  await root.send('Browser.grantPermissions', {
+    origin: new URL(url).origin,
+    permissions: ['durableStorage'],
+    browserContextId: target.targetInfo.browserContextId,
+  });
   const persisted = await granting.evaluate(async (source) => {
     const llm = await MobileLLM.load(source, { device: 'cpu', threads: 1 });
     for (let waits = 0; waits < 100 && !llm.info.storage.persisted; waits++) await new Promise((done) => setTimeout(done, 20));

@@ -21,7 +21,12 @@ async function newPage({ worker, context } = {}) {
       const warnings = [];
       const started = performance.now();
       try {
-        const llm = await MobileLLM.load(source, { device: 'cpu', threads: 1, onWarning: ({ reason }) => warnings.push(reason), ...options });
+        const llm = await MobileLLM.load(source, {
+          device: 'cpu',
+          threads: 1,
+          onWarning: ({ reason }) => warnings.push(reason),
+          ...options,
+        });
         const { tokenIds } = await llm.generate('set an alarm', { maxTokens: 4, ignoreEos: true }).result;
         const { storage, model } = llm.info;
         await llm.close();
@@ -33,7 +38,8 @@ async function newPage({ worker, context } = {}) {
   });
   return page;
 }
-const visit = (page, folder, options) => page.evaluate(([source, options]) => visit(source, options), [folder.includes('://') ? folder : `${url}host/${folder}/`, options]);
+const visit = (page, folder, options) =>
+  page.evaluate(([source, options]) => visit(source, options), [folder.includes('://') ? folder : `${url}host/${folder}/`, options]);
 
 let page, expected;
 before(async () => {
@@ -60,7 +66,14 @@ async function loads(folder, options = { cache: 'none' }) {
 test('an absent file is one however the host says so; one that must be there is named with the status', async () => {
   const without = new Map([...files].filter(([name]) => !isShard(name) && !name.includes('index')));
   host.put('no-weights/', without);
-  for (const [status, body] of [[400, 'no such key'], [405, ''], [406, ''], [204, ''], [403, '<Error/>'], [409, '']]) {
+  for (const [status, body] of [
+    [400, 'no such key'],
+    [405, ''],
+    [406, ''],
+    [204, ''],
+    [403, '<Error/>'],
+    [409, ''],
+  ]) {
     host.absent = { status, body };
     await loads('plain');
     const { error } = await visit(page, 'no-weights', { cache: 'none' });
@@ -71,7 +84,10 @@ test('an absent file is one however the host says so; one that must be there is 
 });
 
 test('a small file that was compressed on the way is whole', async () => {
-  for (const [name, text] of [['generation_config.json', '{}'], ['chat_template.jinja', 'hi']]) {
+  for (const [name, text] of [
+    ['generation_config.json', '{}'],
+    ['chat_template.jinja', 'hi'],
+  ]) {
     host.put('gzip/', new Map([...files, [name, Buffer.from(text)]]));
     host.fault = (path) => (path === `gzip/${name}` ? { kind: 'gzip' } : null);
     const { ms } = await loads('gzip');
@@ -82,7 +98,11 @@ test('a small file that was compressed on the way is whole', async () => {
 });
 
 test('an address with a percent sign that begins no escape', async () => {
-  for (const [folder, name] of [['100%', '100%'], ['50%25%', '50%25%'], ['a%20b', 'a b']]) {
+  for (const [folder, name] of [
+    ['100%', '100%'],
+    ['50%25%', '50%25%'],
+    ['a%20b', 'a b'],
+  ]) {
     const path = name === 'a b' ? 'a b/' : `${folder}/`;
     host.put(path, files);
     assert.equal((await loads(folder, {})).model, name);
@@ -130,17 +150,31 @@ test('two tabs and a host without ETags: every byte is downloaded once', async (
   const answers = await Promise.all(tabs.map((tab) => visit(tab, 'anonymous')));
   host.fault = () => null;
   host.pace = async () => {};
-  assert.deepEqual(answers.map(({ error, says }) => error ?? says), [expected, expected]);
-  assert.deepEqual(answers.map(({ storage }) => storage.downloadedBytes).sort((a, b) => a - b), [0, bytes]);
+  assert.deepEqual(
+    answers.map(({ error, says }) => error ?? says),
+    [expected, expected],
+  );
+  assert.deepEqual(
+    answers.map(({ storage }) => storage.downloadedBytes).sort((a, b) => a - b),
+    [0, bytes],
+  );
   await context.close();
 });
 
 /** What models.list, availability and estimate say where nothing can be stored. */
 const ask = (page) =>
   page.evaluate(async (source) => {
-    const answer = (promise) => promise.then((value) => value, (error) => describe(error));
+    const answer = (promise) =>
+      promise.then(
+        (value) => value,
+        (error) => describe(error),
+      );
     const estimate = await answer(MobileLLM.estimate(source));
-    return { list: await answer(MobileLLM.models.list()), availability: await answer(MobileLLM.availability(source)), disk: estimate.downloadBytes ?? estimate };
+    return {
+      list: await answer(MobileLLM.models.list()),
+      availability: await answer(MobileLLM.availability(source)),
+      disk: estimate.downloadBytes ?? estimate,
+    };
   }, `${url}host/plain/`);
 
 test('an indexedDB whose getter throws: the model loads, is not kept, and one warning says so', async () => {
@@ -166,7 +200,10 @@ test('an IndexedDB that never answers is given up after a few seconds', async ()
 test('a browser that stores no Blobs, or loses their bytes, stores ArrayBuffers', async () => {
   const put = (how) => `{ const put = IDBObjectStore.prototype.put;
     IDBObjectStore.prototype.put = function (value, key) { if (value?.bytes instanceof Blob) { ${how} } return put.call(this, value, key); }; }`;
-  for (const how of [`throw new DOMException('BlobURLs are not yet supported', 'DataCloneError');`, `value = { ...value, bytes: new Blob() };`]) {
+  for (const how of [
+    `throw new DOMException('BlobURLs are not yet supported', 'DataCloneError');`,
+    `value = { ...value, bytes: new Blob() };`,
+  ]) {
     const page = await newPage({ worker: put(how) });
     const first = await visit(page, 'plain');
     assert.deepEqual([first.error, first.says, first.warnings, first.storage?.stored], [undefined, expected, [], true], how);
@@ -177,7 +214,9 @@ test('a browser that stores no Blobs, or loses their bytes, stores ArrayBuffers'
 });
 
 test('storage that takes nothing at all leaves no model behind', async () => {
-  const page = await newPage({ worker: `IDBObjectStore.prototype.put = function (value) { if (value?.bytes) throw new DOMException('no', 'UnknownError'); return this.get('x'); };` });
+  const page = await newPage({
+    worker: `IDBObjectStore.prototype.put = function (value) { if (value?.bytes) throw new DOMException('no', 'UnknownError'); return this.get('x'); };`,
+  });
   const { error, says, warnings } = await visit(page, 'plain');
   assert.deepEqual([error, says, warnings], [undefined, expected, ['storage-failed']]);
   assert.deepEqual(await page.evaluate(() => MobileLLM.models.list()), []);
@@ -202,7 +241,10 @@ async function restricted(policy, { workers = false } = {}) {
   });
   await page.goto(`${url}tests/lib/blank.html`);
   await page.waitForFunction('globalThis.ready');
-  const error = await page.evaluate((source) => rejection(MobileLLM.load(source, { device: 'cpu', threads: 1, cache: 'none' })), `${url}host/plain/`);
+  const error = await page.evaluate(
+    (source) => rejection(MobileLLM.load(source, { device: 'cpu', threads: 1, cache: 'none' })),
+    `${url}host/plain/`,
+  );
   await context.close();
   return error;
 }
@@ -220,7 +262,10 @@ test('a Content-Security-Policy in the way is named with what it needs', async (
 });
 
 test('a worker that is not where an option says: the address and what is there', async () => {
-  for (const [workerUrl, what] of [['/nowhere/worker.js', /nowhere\/worker\.js.*HTTP 404/], ['/tests/lib/blank.html', /blank\.html.*text\/html.*not JavaScript/]]) {
+  for (const [workerUrl, what] of [
+    ['/nowhere/worker.js', /nowhere\/worker\.js.*HTTP 404/],
+    ['/tests/lib/blank.html', /blank\.html.*text\/html.*not JavaScript/],
+  ]) {
     const { error } = await visit(page, 'plain', { workerUrl });
     assert.equal(error.code, 'engine-unavailable');
     assert.match(error.message, what);

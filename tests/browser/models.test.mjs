@@ -63,7 +63,9 @@ test('a paused download goes on where it was, and the model is listed', async ()
   await page.waitForFunction(() => /incomplete/.test(document.querySelector('#stored').innerText));
   assert.match(await stored(), /host\/small\/\s+.* of 3\.\d MB, incomplete/);
   host.log = [];
-  const whole = [...host.files].filter(([path]) => path.startsWith('small/') && isShard(path)).reduce((sum, [, bytes]) => sum + bytes.length, 0);
+  const whole = [...host.files]
+    .filter(([path]) => path.startsWith('small/') && isShard(path))
+    .reduce((sum, [, bytes]) => sum + bytes.length, 0);
   await box.getByRole('button', { name: 'Resume' }).click();
   await page.waitForSelector('#model-info:has-text("small")');
   assert.ok(shards() > 0 && shards() < whole, `${shards()} of ${whole} bytes`);
@@ -74,7 +76,9 @@ test('a paused download goes on where it was, and the model is listed', async ()
 test('a stored model is loaded again from the list without the network, and deleted once another runs', async () => {
   const row = (name) => page.locator('#stored li', { hasText: name });
   assert.equal(await row('small').getByRole('button', { name: /^Load/ }).isDisabled(), true);
-  await row('small').getByRole('button', { name: /^Delete/ }).click();
+  await row('small')
+    .getByRole('button', { name: /^Delete/ })
+    .click();
   await page.getByText('is in use').waitFor();
   await row('Demo assistant').getByRole('button', { name: /^Load/ }).click();
   await page.waitForSelector('#model-info:has-text("Demo assistant")');
@@ -107,7 +111,11 @@ async function hub(context, token) {
   const seen = [];
   const [commit, files] = ['c0ffee', [...host.files].filter(([path]) => path.startsWith('gated/'))];
   const tree = files.map(([path, bytes]) => ({
-    type: 'file', path: path.slice('gated/'.length), size: bytes.length, oid: sha256(bytes).slice(0, 40), ...(isShard(path) && { lfs: { oid: sha256(bytes), size: bytes.length } }),
+    type: 'file',
+    path: path.slice('gated/'.length),
+    size: bytes.length,
+    oid: sha256(bytes).slice(0, 40),
+    ...(isShard(path) && { lfs: { oid: sha256(bytes), size: bytes.length } }),
   }));
   const api = { '/api/models/org/gated/revision/main': { sha: commit }, [`/api/models/org/gated/tree/${commit}`]: tree };
   await context.route('https://huggingface.co/**', async (route) => {
@@ -115,7 +123,8 @@ async function hub(context, token) {
     const { authorization } = await route.request().allHeaders();
     seen.push({ pathname, authorization });
     const headers = { 'access-control-allow-origin': '*', 'access-control-expose-headers': '*' };
-    if (authorization !== `Bearer ${token}`) return route.fulfill({ status: 401, body: 'Access to model org/gated is restricted', headers });
+    if (authorization !== `Bearer ${token}`)
+      return route.fulfill({ status: 401, body: 'Access to model org/gated is restricted', headers });
     if (api[pathname]) return route.fulfill({ json: api[pathname], headers });
     const response = await route.fetch({ url: `${url}host/gated/${pathname.replace(`/org/gated/resolve/${commit}/`, '')}` });
     await route.fulfill({ response, headers: { ...response.headers(), ...headers } });
@@ -155,7 +164,8 @@ test("a folder of the user's own, chosen and dropped", async () => {
     const box = await page.locator('#drop').boundingBox();
     const cdp = await page.context().newCDPSession(page);
     const data = { items: [], files: [join(place, 'dropped')], dragOperationsMask: 1 };
-    for (const type of ['dragEnter', 'dragOver', 'drop']) await cdp.send('Input.dispatchDragEvent', { type, x: box.x + 20, y: box.y + 10, data });
+    for (const type of ['dragEnter', 'dragOver', 'drop'])
+      await cdp.send('Input.dispatchDragEvent', { type, x: box.x + 20, y: box.y + 10, data });
     await page.waitForFunction(() => /^dropped: 7 files$/.test(document.querySelector('#chosen-files').innerText));
     await page.waitForSelector('#load-model:visible');
     await page.click('#load-model');

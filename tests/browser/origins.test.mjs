@@ -57,13 +57,17 @@ function write(path, content) {
 async function open(address, { context = browser, prepare = async () => {}, frame = (page) => page.mainFrame() } = {}) {
   const page = await context.newPage();
   const errors = [];
-  page.on('console', (message) => { if (message.type() === 'error') errors.push(message.text()); });
+  page.on('console', (message) => {
+    if (message.type() === 'error') errors.push(message.text());
+  });
   page.on('pageerror', (error) => errors.push(error.message));
   try {
     await prepare(page);
     await page.goto(address);
     const shown = await frame(page);
-    await shown.waitForFunction('globalThis.outcome', null, { timeout: 30_000 }).catch((error) => { throw new Error(`${error.message}\n${errors.join('\n')}`); });
+    await shown.waitForFunction('globalThis.outcome', null, { timeout: 30_000 }).catch((error) => {
+      throw new Error(`${error.message}\n${errors.join('\n')}`);
+    });
     return { outcome: await shown.evaluate('outcome'), errors };
   } finally {
     await page.close();
@@ -88,17 +92,26 @@ test('a page of an extension (Manifest V3), with the model in the extension; its
   const extension = join(folder, 'extension');
   cpSync(join(folder, 'models'), join(extension, 'models'), { recursive: true });
   cpSync(join(root, 'pkg'), join(extension, 'pkg'), { recursive: true });
-  write('extension/manifest.json', JSON.stringify({
-    manifest_version: 3, name: 'App', version: '1', background: { service_worker: 'background.js', type: 'module' },
-    content_security_policy: { extension_pages: "script-src 'self' 'wasm-unsafe-eval'; object-src 'self'" },
-    cross_origin_embedder_policy: { value: 'require-corp' }, cross_origin_opener_policy: { value: 'same-origin' },
-  }));
+  write(
+    'extension/manifest.json',
+    JSON.stringify({
+      manifest_version: 3,
+      name: 'App',
+      version: '1',
+      background: { service_worker: 'background.js', type: 'module' },
+      content_security_policy: { extension_pages: "script-src 'self' 'wasm-unsafe-eval'; object-src 'self'" },
+      cross_origin_embedder_policy: { value: 'require-corp' },
+      cross_origin_opener_policy: { value: 'same-origin' },
+    }),
+  );
   write('extension/page.html', '<!doctype html><script type="module" src="./page.js"></script>');
   const script = `import { MobileLLM } from './pkg/index.js';\nglobalThis.outcome = ${ask('/models/tiny/')};\n`;
   write('extension/page.js', script);
   write('extension/background.js', script.replace('"/models/tiny/"', "new URL('./models/tiny/', import.meta.url)"));
   const context = await launchWith(join(folder, 'profile'), {
-    webgpu: 'none', args: [`--disable-extensions-except=${extension}`, `--load-extension=${extension}`], ignoreDefaultArgs: ['--disable-extensions'],
+    webgpu: 'none',
+    args: [`--disable-extensions-except=${extension}`, `--load-extension=${extension}`],
+    ignoreDefaultArgs: ['--disable-extensions'],
   });
   try {
     const background = context.serviceWorkers()[0] ?? (await context.waitForEvent('serviceworker', { timeout: 20_000 }));
@@ -135,17 +148,26 @@ describe('in a worker of the page', () => {
 
   test('a dedicated one has workers of its own', async () => {
     write('worker.js', `${script('/pkg/index.js', '/models/tiny/')}postMessage(await outcome);`);
-    write('worker.html', `<!doctype html><link rel="icon" href="data:,"><script>
+    write(
+      'worker.html',
+      `<!doctype html><link rel="icon" href="data:,"><script>
       globalThis.outcome = new Promise((resolve) => { new Worker('/worker.js', { type: 'module' }).onmessage = ({ data }) => resolve(data); });
-    </script>`);
+    </script>`,
+    );
     holds(await open(`${here.url}worker.html`));
   });
 
   test('a shared one answers, or is told that there are no workers', async () => {
-    write('shared.js', `${script('/pkg/index.js', '/models/tiny/')}onconnect = async ({ ports: [port] }) => port.postMessage(await outcome);`);
-    write('shared.html', `<!doctype html><link rel="icon" href="data:,"><script>
+    write(
+      'shared.js',
+      `${script('/pkg/index.js', '/models/tiny/')}onconnect = async ({ ports: [port] }) => port.postMessage(await outcome);`,
+    );
+    write(
+      'shared.html',
+      `<!doctype html><link rel="icon" href="data:,"><script>
       globalThis.outcome = new Promise((resolve) => { new SharedWorker('/shared.js', { type: 'module' }).port.onmessage = ({ data }) => resolve(data); });
-    </script>`);
+    </script>`,
+    );
     const got = await open(`${here.url}shared.html`);
     if (got.outcome.code) unavailable(got, /no workers here/);
     else assert.equal(got.outcome.tokens, 4);
@@ -165,7 +187,10 @@ describe("the package's files", () => {
 
   test('named one by one', async () => {
     holds(await open(page(`workerUrl: 'pkg/wasm/simd128/worker.js'`)), { ...GOOD, features: ['simd128'] });
-    holds(await open(page(`workerUrl: 'pkg/wasm/simd128/worker.js', wasmUrl: '/pkg/wasm/simd128/mobilellm_web_bg.wasm'`)), { ...GOOD, features: ['simd128'] });
+    holds(await open(page(`workerUrl: 'pkg/wasm/simd128/worker.js', wasmUrl: '/pkg/wasm/simd128/mobilellm_web_bg.wasm'`)), {
+      ...GOOD,
+      features: ['simd128'],
+    });
   });
 
   test('named wrongly: the error says which is not there', async () => {
@@ -174,7 +199,9 @@ describe("the package's files", () => {
   });
 
   test('a worker that cannot be had comes from the copy in the bundle', async () => {
-    const { outcome } = await open(page(''), { prepare: (page) => page.route('**/pkg/wasm/*/worker.js', (route) => route.fulfill({ status: 404 })) });
+    const { outcome } = await open(page(''), {
+      prepare: (page) => page.route('**/pkg/wasm/*/worker.js', (route) => route.fulfill({ status: 404 })),
+    });
     assert.deepEqual(outcome, GOOD);
   });
 
@@ -191,9 +218,15 @@ describe("the package's files", () => {
   });
 
   test('a CSP that allows workers of the origin alone is enough', async () => {
-    const { server, url } = await serve({ '/': folder, '/pkg/': join(root, 'pkg') }, {
-      headers: { ...ISOLATION, 'Content-Security-Policy': "default-src 'self'; script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval'; img-src data:" },
-    });
+    const { server, url } = await serve(
+      { '/': folder, '/pkg/': join(root, 'pkg') },
+      {
+        headers: {
+          ...ISOLATION,
+          'Content-Security-Policy': "default-src 'self'; script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval'; img-src data:",
+        },
+      },
+    );
     page('');
     try {
       holds(await open(`${url}page.html`));
@@ -228,7 +261,10 @@ test('a model that nobody holds any more takes its workers with it, as after a h
     }
     // An engine and its second thread.
     assert.equal(alive(), 2);
-    assert.equal(await page.evaluate(`current.llm.generate('a', { maxTokens: 2, ignoreEos: true }).result.then(({ tokenIds }) => tokenIds.length)`), 2);
+    assert.equal(
+      await page.evaluate(`current.llm.generate('a', { maxTokens: 2, ignoreEos: true }).result.then(({ tokenIds }) => tokenIds.length)`),
+      2,
+    );
   } finally {
     await own.close();
   }

@@ -25,13 +25,14 @@ async function open() {
 }
 const says = (page) => page.innerText('p');
 /** Looks for a new version and waits until it is installed, or has failed to. */
-const update = (page) => page.evaluate(async () => {
-  const registration = await navigator.serviceWorker.ready;
-  await registration.update();
-  const worker = registration.installing;
-  if (worker?.state === 'installing') await new Promise((done) => worker.addEventListener('statechange', done, { once: true }));
-  return Boolean(registration.waiting);
-});
+const update = (page) =>
+  page.evaluate(async () => {
+    const registration = await navigator.serviceWorker.ready;
+    await registration.update();
+    const worker = registration.installing;
+    if (worker?.state === 'installing') await new Promise((done) => worker.addEventListener('statechange', done, { once: true }));
+    return Boolean(registration.waiting);
+  });
 
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), 'shell-'));
@@ -86,7 +87,11 @@ test('a new version takes over at the next navigation of the only tab', async ()
   assert.equal(await says(page), 'one');
   await page.reload();
   await page.waitForFunction(() => document.querySelector('p')?.textContent === 'two');
-  assert.equal(await page.evaluate(async () => (await (await caches.open('mobilellm-shell')).keys()).length), 3, 'the old page is gone from the cache');
+  assert.equal(
+    await page.evaluate(async () => (await (await caches.open('mobilellm-shell')).keys()).length),
+    3,
+    'the old page is gone from the cache',
+  );
 });
 
 test('with two tabs open the old version stays until one asks for the new', async () => {

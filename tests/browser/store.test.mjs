@@ -25,7 +25,16 @@ test('estimate, load, availability, list, delete', async () => {
     const later = await MobileLLM.estimate('/models/demo/');
     const list = await MobileLLM.models.list();
     await MobileLLM.models.delete('/models/demo/');
-    return { before, estimate, inUse, stored, later, list, gone: await MobileLLM.availability('/models/demo/'), missing: await MobileLLM.availability('/faults/missing/') };
+    return {
+      before,
+      estimate,
+      inUse,
+      stored,
+      later,
+      list,
+      gone: await MobileLLM.availability('/models/demo/'),
+      missing: await MobileLLM.availability('/faults/missing/'),
+    };
   });
   assert.equal(got.before, 'downloadable');
   const { downloadBytes, diskBytes, gpuBytes, cpuBytes, fits } = got.estimate;
@@ -103,7 +112,11 @@ test('pieces are read in a worker of their own, and without one where it fails',
       await (await MobileLLM.load('/models/demo/', { threads: 1 })).close();
       const places = [];
       let progress;
-      const llm = await MobileLLM.load('/models/demo/', { threads: 1, onWarning: ({ reason }) => places.push(reason), onProgress: (p) => (progress = p) });
+      const llm = await MobileLLM.load('/models/demo/', {
+        threads: 1,
+        onWarning: ({ reason }) => places.push(reason),
+        onProgress: (p) => (progress = p),
+      });
       const chat = await llm.session();
       const { text } = await chat.send('what can you do?').result;
       await llm.close();
@@ -113,7 +126,10 @@ test('pieces are read in a worker of their own, and without one where it fails',
     await page.close();
     assert.equal(text, references[2].text, name);
     assert.equal(progress.cachedBytes, progress.totalBytes, name);
-    assert.ok(name === 'cannot start' ? beside === 0 && alone > 0 : beside > 0 && (name === 'works') === (alone === 0), `${name}: ${beside} and ${alone}`);
+    assert.ok(
+      name === 'cannot start' ? beside === 0 && alone > 0 : beside > 0 && (name === 'works') === (alone === 0),
+      `${name}: ${beside} and ${alone}`,
+    );
   }
 });
 

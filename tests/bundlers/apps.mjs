@@ -26,7 +26,11 @@ const vite = (version) => ({
 /** The entry and the output are where these look for them; the page is not theirs to make. */
 const packed = (packages, program) => ({
   packages,
-  files: { 'src/index.js': APP, 'public/index.html': page('<script defer src="./main.js"></script>'), 'dist/index.html': page('<script defer src="./main.js"></script>') },
+  files: {
+    'src/index.js': APP,
+    'public/index.html': page('<script defer src="./main.js"></script>'),
+    'dist/index.html': page('<script defer src="./main.js"></script>'),
+  },
   build: [program, 'build', '--mode', 'production'],
   out: 'dist',
   dev: [program, 'serve', '--mode', 'development', '--port', 'PORT'],
@@ -92,9 +96,17 @@ export const APPS = {
   'Next.js, Turbopack': next([]),
   'Next.js, webpack': next(['--webpack']),
   SvelteKit: {
-    packages: { '@sveltejs/kit': '3', '@sveltejs/vite-plugin-svelte': '7', '@sveltejs/adapter-node': '6', svelte: '5', vite: '8', node: '22' },
+    packages: {
+      '@sveltejs/kit': '3',
+      '@sveltejs/vite-plugin-svelte': '7',
+      '@sveltejs/adapter-node': '6',
+      svelte: '5',
+      vite: '8',
+      node: '22',
+    },
     files: {
-      'vite.config.js': "import { sveltekit } from '@sveltejs/kit/vite';\nimport adapter from '@sveltejs/adapter-node';\nexport default { plugins: [sveltekit({ adapter: adapter() })] };\n",
+      'vite.config.js':
+        "import { sveltekit } from '@sveltejs/kit/vite';\nimport adapter from '@sveltejs/adapter-node';\nexport default { plugins: [sveltekit({ adapter: adapter() })] };\n",
       'src/app.html': page('%sveltekit.head%').replace('<body>', '<body><div>%sveltekit.body%</div>'),
       // Imported on the server too, where nothing is loaded.
       'src/routes/+page.svelte': `<script>\nimport { onMount } from 'svelte';\nimport { MobileLLM } from 'mobilellm-web';\nonMount(() => {\n${APP.replace(/^import.*$/m, '')}});\n</script>\n<p>{typeof MobileLLM}</p>\n`,
@@ -143,7 +155,9 @@ const PROGRAMS = {
   'require.cjs': `const { MobileLLM } = require('mobilellm-web');\n(async () => {${ANSWER}  console.log(JSON.stringify({ tokenIds, threads, features }));\n})();\n`,
 };
 const runtime = (packages, ...command) => ({
-  packages, files: PROGRAMS, runs: { import: [...command, 'import.mjs'], 'require()': [...command, 'require.cjs'] },
+  packages,
+  files: PROGRAMS,
+  runs: { import: [...command, 'import.mjs'], 'require()': [...command, 'require.cjs'] },
 });
 
 export const RUNTIMES = {
@@ -171,7 +185,7 @@ function next(flags) {
   return {
     packages: { next: '16', react: '19', 'react-dom': '19' },
     files: {
-      'app/layout.js': "export default function Layout({ children }) {\n  return <html><body>{children}</body></html>;\n}\n",
+      'app/layout.js': 'export default function Layout({ children }) {\n  return <html><body>{children}</body></html>;\n}\n',
       'app/page.js': `'use client';\nimport { useEffect } from 'react';\n${APP.split('\n')[0]}\nexport default function Page() {\n  useEffect(() => {\n${APP.replace(/^import.*$/m, '')}  }, []);\n  return <p>{typeof MobileLLM}</p>;\n}\n`,
     },
     build: ['next', 'build', ...flags],

@@ -22,7 +22,15 @@ function command(program, args, cwd) {
 }
 
 const environment = (folder) => ({
-  ...process.env, PATH: [join(folder, 'node_modules/.bin'), process.env.PATH].join(delimiter), CI: '1', NO_COLOR: '1', NEXT_TELEMETRY_DISABLED: '1', ASTRO_TELEMETRY_DISABLED: '1', NUXT_TELEMETRY_DISABLED: '1', NODE_ENV: undefined, FORCE_COLOR: undefined,
+  ...process.env,
+  PATH: [join(folder, 'node_modules/.bin'), process.env.PATH].join(delimiter),
+  CI: '1',
+  NO_COLOR: '1',
+  NEXT_TELEMETRY_DISABLED: '1',
+  ASTRO_TELEMETRY_DISABLED: '1',
+  NUXT_TELEMETRY_DISABLED: '1',
+  NODE_ENV: undefined,
+  FORCE_COLOR: undefined,
 });
 
 /** Packs the package as it is published, and makes the small model that the apps load. @returns {string} the tarball */
@@ -40,9 +48,15 @@ export function install(name, { packages, files }, tarball) {
   mkdirSync(folder, { recursive: true });
   const stale = [...readdirSync(folder).filter((entry) => entry !== 'node_modules'), ...STALE.map((entry) => join('node_modules', entry))];
   for (const path of stale) rmSync(join(folder, path), { recursive: true, force: true });
-  writeFileSync(join(folder, 'package.json'), JSON.stringify({
-    name: 'app', private: true, type: 'module', dependencies: { ...packages, 'mobilellm-web': `file:${tarball}` },
-  }));
+  writeFileSync(
+    join(folder, 'package.json'),
+    JSON.stringify({
+      name: 'app',
+      private: true,
+      type: 'module',
+      dependencies: { ...packages, 'mobilellm-web': `file:${tarball}` },
+    }),
+  );
   for (const [path, text] of Object.entries(files)) {
     mkdirSync(dirname(join(folder, path)), { recursive: true });
     writeFileSync(join(folder, path), text);
@@ -52,21 +66,35 @@ export function install(name, { packages, files }, tarball) {
   return { folder, versions: Object.fromEntries(Object.keys(packages).map((dependency) => [dependency, version(dependency)])) };
 }
 
-const listen = (server) => new Promise((resolve) => { server.listen(0, '127.0.0.1', () => resolve(server.address().port)); });
+const listen = (server) =>
+  new Promise((resolve) => {
+    server.listen(0, '127.0.0.1', () => resolve(server.address().port));
+  });
 
 async function freePort() {
   const server = createServer();
   const port = await listen(server);
-  await new Promise((resolve) => { server.close(resolve); });
+  await new Promise((resolve) => {
+    server.close(resolve);
+  });
   return port;
 }
 
 /** The models beside a folder or another server, isolated. */
 async function front({ folder, port }) {
-  const headers = { setHeaders: (response) => Object.entries(ISOLATION).forEach(([name, value]) => response.setHeader(name, value)), dev: true };
+  const headers = {
+    setHeaders: (response) => Object.entries(ISOLATION).forEach(([name, value]) => response.setHeader(name, value)),
+    dev: true,
+  };
   const weights = sirv(models, headers);
   const built = folder && sirv(folder, headers);
-  const forwarded = (request) => ({ host: 'localhost', port, path: request.url, method: request.method, headers: { ...request.headers, host: `localhost:${port}` } });
+  const forwarded = (request) => ({
+    host: 'localhost',
+    port,
+    path: request.url,
+    method: request.method,
+    headers: { ...request.headers, host: `localhost:${port}` },
+  });
   const server = createServer((request, response) => {
     const missing = () => response.writeHead(404, ISOLATION).end('not found');
     if (request.url.startsWith('/models/')) {
@@ -95,19 +123,36 @@ async function front({ folder, port }) {
     socket.on('error', () => upstream.destroy());
   });
   const url = `http://localhost:${await listen(server)}/`;
-  return { url, end: () => { server.closeAllConnections(); server.close(); } };
+  return {
+    url,
+    end: () => {
+      server.closeAllConnections();
+      server.close();
+    },
+  };
 }
 
 /** A server of the app's own, in a process group of its own. */
 async function start(folder, [program, ...args]) {
   const port = await freePort();
-  const server = spawn(program, args.map((arg) => arg.replace('PORT', port)), {
-    // Some end with their input.
-    cwd: folder, env: { ...environment(folder), PORT: String(port), HOST: '127.0.0.1' }, detached: true, stdio: ['pipe', 'pipe', 'pipe'],
-  });
+  const server = spawn(
+    program,
+    args.map((arg) => arg.replace('PORT', port)),
+    {
+      // Some end with their input.
+      cwd: folder,
+      env: { ...environment(folder), PORT: String(port), HOST: '127.0.0.1' },
+      detached: true,
+      stdio: ['pipe', 'pipe', 'pipe'],
+    },
+  );
   let said = '';
-  server.stdout.on('data', (text) => { said += text; });
-  server.stderr.on('data', (text) => { said += text; });
+  server.stdout.on('data', (text) => {
+    said += text;
+  });
+  server.stderr.on('data', (text) => {
+    said += text;
+  });
   const end = () => {
     try {
       process.kill(-server.pid, 'SIGKILL');
@@ -117,9 +162,14 @@ async function start(folder, [program, ...args]) {
   };
   for (let waits = 0; waits < 400; waits++) {
     if (server.exitCode !== null) break;
-    const answers = await fetch(`http://localhost:${port}/`).then((answer) => answer.body?.cancel().then(() => true) ?? true, () => false);
+    const answers = await fetch(`http://localhost:${port}/`).then(
+      (answer) => answer.body?.cancel().then(() => true) ?? true,
+      () => false,
+    );
     if (answers) return { port, end, said: () => said };
-    await new Promise((resolve) => { setTimeout(resolve, 300); });
+    await new Promise((resolve) => {
+      setTimeout(resolve, 300);
+    });
   }
   end();
   throw new Error(`${program} ${args.join(' ')} does not serve:\n${said.slice(-3000)}`);
@@ -171,9 +221,10 @@ const verdict = ({ tokenIds, threads, features }, wanted = []) => [
 ];
 
 /** Paths of this machine in what was built for a browser. */
-const leaks = (folder) => filesUnder(folder)
-  .filter((path) => /\.(m?js|html)$/.test(path) && readFileSync(path, 'utf8').includes(`file://${lab}`))
-  .map((path) => `${path.slice(folder.length + 1)} has a path of the machine that built it`);
+const leaks = (folder) =>
+  filesUnder(folder)
+    .filter((path) => /\.(m?js|html)$/.test(path) && readFileSync(path, 'utf8').includes(`file://${lab}`))
+    .map((path) => `${path.slice(folder.length + 1)} has a path of the machine that built it`);
 
 /** @returns {Promise<string[]>} what does not hold of the built app */
 export async function tryBuild(browser, folder, { build, out, start: started, public: shown = out }) {

@@ -8,7 +8,8 @@ import { APPS, RUNTIMES } from './apps.mjs';
 import { install, prepare, tryBuild, tryDev, tryRun } from './lab.mjs';
 
 const parts = process.argv.slice(2).map((part) => part.toLowerCase());
-const chosen = (apps) => Object.entries(apps).filter(([name]) => parts.length === 0 || parts.some((part) => name.toLowerCase().includes(part)));
+const chosen = (apps) =>
+  Object.entries(apps).filter(([name]) => parts.length === 0 || parts.some((part) => name.toLowerCase().includes(part)));
 
 const tarball = prepare();
 const browser = await launch({ webgpu: 'none' });
@@ -39,7 +40,9 @@ async function table(apps, columns) {
       rows.push([name, 'cannot be installed']);
       continue;
     }
-    const versions = Object.entries(installed.versions).map(([dependency, version]) => `${dependency} ${version}`).join(', ');
+    const versions = Object.entries(installed.versions)
+      .map(([dependency, version]) => `${dependency} ${version}`)
+      .join(', ');
     rows.push([name, versions || `node ${process.versions.node}`, ...(await columns(name, app, installed.folder))]);
   }
   return rows;
@@ -67,6 +70,9 @@ ${lines(['Bundler or framework', 'Versions', 'Build', 'Development'], bundlers)}
 ${lines(['Runtime', 'Versions', 'Result'], runtimes)}`;
   const path = join(root, 'docs/bundlers.md');
   const between = /(<!-- matrix -->\n)[\s\S]*?(\n<!-- \/matrix -->)/;
-  writeFileSync(path, readFileSync(path, 'utf8').replace(between, (_, before, after) => before + text + after));
+  writeFileSync(
+    path,
+    readFileSync(path, 'utf8').replace(between, (_, before, after) => before + text + after),
+  );
 }
 process.exit(failed ? 1 : 0);

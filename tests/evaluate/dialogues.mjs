@@ -15,7 +15,10 @@ const llm = await MobileLLM.load(join(root, 'www/models/demo'), { device: 'cpu',
 /** The calls of an answer; null if one is not JSON. */
 function calls(rawText) {
   try {
-    return rawText.split('<|call|>').slice(1).map((call) => JSON.parse(call.split('<|end|>')[0]));
+    return rawText
+      .split('<|call|>')
+      .slice(1)
+      .map((call) => JSON.parse(call.split('<|end|>')[0]));
   } catch {
     return null;
   }
@@ -44,5 +47,6 @@ console.log(
     `${intentPyTorch.toFixed(2)}); EM_structure ${structure.toFixed(2)} (PyTorch ${structurePyTorch.toFixed(2)})`,
 );
 const points = dtype === 'q8' ? 0.5 : 0.3;
-const sound = Math.abs(intent - intentPyTorch) <= points && Math.abs(structure - structurePyTorch) <= points && (dtype === 'q8' || ids >= 99);
+const sound =
+  Math.abs(intent - intentPyTorch) <= points && Math.abs(structure - structurePyTorch) <= points && (dtype === 'q8' || ids >= 99);
 if (!sound) process.exitCode = 1;

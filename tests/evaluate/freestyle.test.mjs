@@ -32,18 +32,24 @@ for (const dtype of ['f16', 'q8']) {
       return (input) => chat.send(input, OPTIONS).result;
     });
     await llm.close();
-    console.log(`${dtype}: ${right.singles} of 152 single requests (card: ${CARD.singles}), ${right.dialogues} of 40 dialogues (card: ${CARD.dialogues})`);
+    console.log(
+      `${dtype}: ${right.singles} of 152 single requests (card: ${CARD.singles}), ${right.dialogues} of 40 dialogues (card: ${CARD.dialogues})`,
+    );
     assert.equal(freestyle.length, 192);
     assert.ok(right.singles >= CARD.singles && right.dialogues >= CARD.dialogues);
   });
 }
 
 test('WebGPU: every twelfth single request and every tenth dialogue', async () => {
-  const some = (every, wanted) => freestyle.filter((one) => isDialogue(one) === wanted && !MISSED.includes(one.id)).filter((_, i) => i % every === 0);
+  const some = (every, wanted) =>
+    freestyle.filter((one) => isDialogue(one) === wanted && !MISSED.includes(one.id)).filter((_, i) => i % every === 0);
   const cases = [...some(12, false), ...some(10, true)];
   const { page, end } = await open({ webgpu: 'software' });
   try {
-    assert.equal(await page.evaluate(async () => (globalThis.llm = await MobileLLM.load('/models/demo/', { device: 'webgpu' })).info.device), 'webgpu');
+    assert.equal(
+      await page.evaluate(async () => (globalThis.llm = await MobileLLM.load('/models/demo/', { device: 'webgpu' })).info.device),
+      'webgpu',
+    );
     const right = await score(cases, async () => {
       await page.evaluate(async (tools) => (globalThis.chat = await llm.session({ tools })) && null, tools);
       return (input) => page.evaluate(([input, options]) => chat.send(input, options).result, [input, OPTIONS]);

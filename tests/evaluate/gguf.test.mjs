@@ -37,7 +37,10 @@ describe('Node', () => {
 
   test('is what its header says', () => {
     const { model, storedBlocks, hiddenSize, vocabSize, chat, license } = llm.info;
-    assert.deepEqual({ model: basename(model), storedBlocks, hiddenSize, vocabSize, chat }, { model: basename(file), storedBlocks: 30, hiddenSize: 576, vocabSize: 49152, chat: true });
+    assert.deepEqual(
+      { model: basename(model), storedBlocks, hiddenSize, vocabSize, chat },
+      { model: basename(file), storedBlocks: 30, hiddenSize: 576, vocabSize: 49152, chat: true },
+    );
     assert.equal(license, 'apache-2.0');
   });
 
@@ -53,7 +56,7 @@ describe('Node', () => {
       const ids = await answer(llm, prompt);
       const { same, count, close } = compare(ids, prompt, TOLERANCE);
       assert.ok(close, `differs at ${same} of ${count}: ${ids.slice(same, same + 5)}, not ${prompt.greedy.slice(same, same + 5)}`);
-      assert.ok(count >= Math.min(prompt.greedy.length, (prompt.ends_at ?? Infinity)), `${count} tokens`);
+      assert.ok(count >= Math.min(prompt.greedy.length, prompt.ends_at ?? Infinity), `${count} tokens`);
     });
   }
 
@@ -72,7 +75,12 @@ describe('Chromium', () => {
   let browser, server, page;
   before(async () => {
     let url;
-    ({ server, url } = await serve({ '/': join(root, 'www'), '/pkg/': join(root, 'pkg'), '/tests/': join(root, 'tests'), '/real/': dirname(file) }));
+    ({ server, url } = await serve({
+      '/': join(root, 'www'),
+      '/pkg/': join(root, 'pkg'),
+      '/tests/': join(root, 'tests'),
+      '/real/': dirname(file),
+    }));
     browser = await launch({ webgpu: 'none' });
     page = await browser.newPage();
     await page.goto(`${url}tests/lib/blank.html`);
@@ -87,17 +95,20 @@ describe('Chromium', () => {
   const prompt = named('chat-capital');
 
   test('by URL: estimated, loaded, stored, and loaded again without the network', async () => {
-    const got = await page.evaluate(async ([source, question]) => {
-      const estimate = await MobileLLM.estimate(source);
-      const llm = await MobileLLM.load(source);
-      const { text } = await (await llm.session()).send(question, { maxTokens: 12 }).result;
-      const { storage: first, dtype } = llm.info;
-      await llm.close();
-      const again = await MobileLLM.load(source, { contextLength: 64 });
-      const second = again.info.storage;
-      await again.close();
-      return { estimate, text, dtype, first, second, list: await MobileLLM.models.list() };
-    }, [`/real/${basename(file)}`, prompt.messages.at(-1).content]);
+    const got = await page.evaluate(
+      async ([source, question]) => {
+        const estimate = await MobileLLM.estimate(source);
+        const llm = await MobileLLM.load(source);
+        const { text } = await (await llm.session()).send(question, { maxTokens: 12 }).result;
+        const { storage: first, dtype } = llm.info;
+        await llm.close();
+        const again = await MobileLLM.load(source, { contextLength: 64 });
+        const second = again.info.storage;
+        await again.close();
+        return { estimate, text, dtype, first, second, list: await MobileLLM.models.list() };
+      },
+      [`/real/${basename(file)}`, prompt.messages.at(-1).content],
+    );
     assert.deepEqual([got.text, got.dtype], [CAPITAL, 'q4']);
     assert.equal(got.first.downloadedBytes, 98_362_432);
     assert.equal(got.estimate.downloadBytes, 98_362_432);
@@ -107,13 +118,16 @@ describe('Chromium', () => {
   });
 
   test('from a File', async () => {
-    const got = await page.evaluate(async ([source, question]) => {
-      const bytes = await (await fetch(source)).blob();
-      const llm = await MobileLLM.load(new File([bytes], 'picked.gguf'));
-      const { text } = await (await llm.session()).send(question, { maxTokens: 12 }).result;
-      await llm.close();
-      return text;
-    }, [`/real/${basename(file)}`, prompt.messages.at(-1).content]);
+    const got = await page.evaluate(
+      async ([source, question]) => {
+        const bytes = await (await fetch(source)).blob();
+        const llm = await MobileLLM.load(new File([bytes], 'picked.gguf'));
+        const { text } = await (await llm.session()).send(question, { maxTokens: 12 }).result;
+        await llm.close();
+        return text;
+      },
+      [`/real/${basename(file)}`, prompt.messages.at(-1).content],
+    );
     assert.equal(got, CAPITAL);
   });
 });

@@ -132,17 +132,20 @@ test('a crash of the GPU process, and a page that was frozen', async () => {
   await page.goto(`${session.url}tests/lib/blank.html`);
   await page.waitForFunction('globalThis.ready');
   await page.evaluate(loadWith);
-  const undisturbed = await page.evaluate(async (maxTokens) => {
-    Object.assign(globalThis, await loaded());
-    const send = async () => (await llm.session()).send('hi', { maxTokens, ignoreEos: true });
-    const { tokenIds } = await (await send()).result;
-    globalThis.tokens = 0;
-    globalThis.run = await send();
-    globalThis.reading = (async () => {
-      for await (const { tokenIds } of run) globalThis.tokens += tokenIds.length;
-    })();
-    return tokenIds;
-  }, software ? 8 : 900);
+  const undisturbed = await page.evaluate(
+    async (maxTokens) => {
+      Object.assign(globalThis, await loaded());
+      const send = async () => (await llm.session()).send('hi', { maxTokens, ignoreEos: true });
+      const { tokenIds } = await (await send()).result;
+      globalThis.tokens = 0;
+      globalThis.run = await send();
+      globalThis.reading = (async () => {
+        for await (const { tokenIds } of run) globalThis.tokens += tokenIds.length;
+      })();
+      return tokenIds;
+    },
+    software ? 8 : 900,
+  );
   await page.waitForFunction('globalThis.tokens >= 2');
   const cdp = await page.context().newCDPSession(page);
   await cdp.send('Page.setWebLifecycleState', { state: 'frozen' });
@@ -171,7 +174,9 @@ test('no memory for weights: a typed error that names them', { skip: software ? 
   await page.close();
 });
 
-test('no memory for a session: a typed error, and other sessions go on', { skip: software ? false : 'a real GPU has that memory' }, async () => {
+test('no memory for a session: a typed error, and other sessions go on', {
+  skip: software ? false : 'a real GPU has that memory',
+}, async () => {
   const page = await sabotaged(greedy('keys'));
   await page.evaluate(loadWith);
   const { error, ids } = await page.evaluate(async () => {

@@ -19,10 +19,19 @@ const made = (name, dtype) => {
   return path;
 };
 const base = made('f16', 'f16');
-const models = [`${base}@f16`, ...['q8', 'q4'].map((dtype) => `${made(dtype, dtype)}@${dtype}`), ...TYPES.map((type) => `${made(`${type}.gguf`, type)}@f16`)];
-const compared = spawnSync(mobilellm, ['compare', '--threads', String(cpus().length), join(root, 'tests/fixtures/real/reference.json'), ...models], {
-  encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'],
-});
+const models = [
+  `${base}@f16`,
+  ...['q8', 'q4'].map((dtype) => `${made(dtype, dtype)}@${dtype}`),
+  ...TYPES.map((type) => `${made(`${type}.gguf`, type)}@f16`),
+];
+const compared = spawnSync(
+  mobilellm,
+  ['compare', '--threads', String(cpus().length), join(root, 'tests/fixtures/real/reference.json'), ...models],
+  {
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'inherit'],
+  },
+);
 if (compared.status !== 0) process.exit(1);
 console.log(compared.stdout);
 const document = join(root, 'docs/quality.md');

@@ -21,7 +21,9 @@ export function chromiumPath() {
   ];
   const found = usual.find((path) => path && existsSync(path));
   if (!found) {
-    throw new Error('These tests need Chromium: install it (apt-get install chromium, or npx playwright-core install chromium) or set CHROMIUM_PATH');
+    throw new Error(
+      'These tests need Chromium: install it (apt-get install chromium, or npx playwright-core install chromium) or set CHROMIUM_PATH',
+    );
   }
   return found;
 }
@@ -32,7 +34,13 @@ const GPU_FLAGS = {
   own: [
     '--enable-unsafe-webgpu',
     ...(process.platform === 'linux'
-      ? ['--enable-features=Vulkan,WebGPUDeveloperFeatures', '--use-angle=vulkan', '--use-vulkan=native', '--disable-vulkan-surface', '--ignore-gpu-blocklist']
+      ? [
+          '--enable-features=Vulkan,WebGPUDeveloperFeatures',
+          '--use-angle=vulkan',
+          '--use-vulkan=native',
+          '--disable-vulkan-surface',
+          '--ignore-gpu-blocklist',
+        ]
       : []),
   ],
   none: ['--disable-gpu', '--disable-features=WebGPU,WebGPUService', '--disable-blink-features=WebGPU'],
@@ -44,8 +52,14 @@ const launchOptions = ({ webgpu: wanted, args = [], ...options }) => {
     executablePath: chromiumPath(),
     headless: true,
     args: [
-      '--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking',
-      '--disable-component-update', '--disable-sync', ...GPU_FLAGS[webgpu], ...args,
+      '--no-sandbox',
+      '--disable-quic',
+      '--no-first-run',
+      '--disable-background-networking',
+      '--disable-component-update',
+      '--disable-sync',
+      ...GPU_FLAGS[webgpu],
+      ...args,
     ],
     ...options,
   };
@@ -68,10 +82,7 @@ export const launchWith = (profile, options) => chromium.launchPersistentContext
 
 /** Everything that is served to the tests: the page, the package, these files, and folders that misbehave. */
 export function serveTests(options = {}) {
-  return serve(
-    { '/': join(root, 'www'), '/pkg/': join(root, 'pkg'), '/tests/': join(root, 'tests') },
-    { intercept: faults, ...options },
-  );
+  return serve({ '/': join(root, 'www'), '/pkg/': join(root, 'pkg'), '/tests/': join(root, 'tests') }, { intercept: faults, ...options });
 }
 
 /** Has the workers of a page run `code` before anything is asked of them. */

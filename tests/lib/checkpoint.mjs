@@ -23,11 +23,20 @@ export function dice(seed) {
  */
 export function checkpoint({ seed, shards, manifest = false, megabytes = 1 }) {
   const config = {
-    ...JSON.parse(demo('config.json')), hidden_size: 64, num_attention_heads: 1, num_key_value_heads: 1, intermediate_size: 128, head_dim: 64,
-    num_hidden_layers: Math.max(2, Math.round((megabytes * 1e6 - 786_432) / 82_176)), layer_sharing: false,
+    ...JSON.parse(demo('config.json')),
+    hidden_size: 64,
+    num_attention_heads: 1,
+    num_key_value_heads: 1,
+    intermediate_size: 128,
+    head_dim: 64,
+    num_hidden_layers: Math.max(2, Math.round((megabytes * 1e6 - 786_432) / 82_176)),
+    layer_sharing: false,
   };
   const { hidden_size: d, intermediate_size: f, vocab_size: vocab } = config;
-  const tensors = [['model.embed_tokens.weight', [vocab, d]], ['model.norm.weight', [d]]];
+  const tensors = [
+    ['model.embed_tokens.weight', [vocab, d]],
+    ['model.norm.weight', [d]],
+  ];
   for (let i = 0; i < config.num_hidden_layers; i++) {
     const layer = (name, shape) => tensors.push([`model.layers.${i}.${name}.weight`, shape]);
     layer('input_layernorm', [d]);
@@ -43,7 +52,7 @@ export function checkpoint({ seed, shards, manifest = false, megabytes = 1 }) {
   let filled = 0;
   for (const tensor of tensors) {
     const least = (total - size(tensors[0])) / (shards - 1);
-    if (groups.length < shards && (groups.length === 1 ? groups[0].length > 0 : filled >= least)) (groups.push([]), (filled = 0));
+    if (groups.length < shards && (groups.length === 1 ? groups[0].length > 0 : filled >= least)) groups.push([]), (filled = 0);
     groups.at(-1).push(tensor);
     filled += size(tensor);
   }
@@ -68,14 +77,24 @@ export function checkpoint({ seed, shards, manifest = false, megabytes = 1 }) {
     // Magnitudes from 2^-6 to 2^-5, either sign.
     for (let i = 8 + json.length; i < bytes.length; i += 2) bytes.writeUInt16LE((Math.floor(random() * 65536) & 0x83ff) | 0x2400, i);
     files.set(name, bytes);
-    for (const [tensor, { dtype, shape, data_offsets: [start] }] of Object.entries(header)) {
+    for (const [
+      tensor,
+      {
+        dtype,
+        shape,
+        data_offsets: [start],
+      },
+    ] of Object.entries(header)) {
       listed.push({ name: tensor, dtype, shape, file: name, start: 8 + json.length + start });
     }
   }
   files.set('model.safetensors.index.json', Buffer.from(JSON.stringify({ metadata: { total_size: total }, weight_map: weightMap })));
   if (manifest) {
     const entries = [...files].map(([name, bytes]) => ({ name, size: bytes.length, sha256: sha256(bytes) }));
-    files.set('manifest.json', Buffer.from(JSON.stringify({ format: 'mobilellm-weights', version: 1, piece_size: 4 << 20, files: entries, tensors: listed })));
+    files.set(
+      'manifest.json',
+      Buffer.from(JSON.stringify({ format: 'mobilellm-weights', version: 1, piece_size: 4 << 20, files: entries, tensors: listed })),
+    );
   }
   return files;
 }

@@ -16,7 +16,9 @@ const folders = {
   'broken-config': altered({ 'config.json': '{"model_type": "mobilellm", ' }),
   'no-config': altered({ 'config.json': null }),
   'no-tokenizer': altered({ 'tokenizer.json': null, 'tokenizer.model': null }),
-  'rope-scaling': altered({ 'config.json': JSON.stringify({ ...config, rope_scaling: { type: 'longrope', short_factor: [1], long_factor: [2] } }) }),
+  'rope-scaling': altered({
+    'config.json': JSON.stringify({ ...config, rope_scaling: { type: 'longrope', short_factor: [1], long_factor: [2] } }),
+  }),
   'no-template': altered({ 'tokenizer_config.json': JSON.stringify({ bos_token: '<s>', eos_token: '<|end|>' }) }),
 };
 
@@ -24,8 +26,9 @@ const folders = {
 export function faults(request, response) {
   const [, area, folder, name] = request.url.split('?')[0].split('/');
   if (area !== 'faults') return false;
-  const answer = (status, type, body) => response.writeHead(status, { 'Content-Type': type, 'Cross-Origin-Resource-Policy': 'same-origin' }).end(body);
-  if (folder === 'gated') return answer(401, 'text/plain', 'Access to this model is restricted'), true;
+  const answer = (status, type, body) =>
+    response.writeHead(status, { 'Content-Type': type, 'Cross-Origin-Resource-Policy': 'same-origin' }).end(body);
+  if (folder === 'gated') return (answer(401, 'text/plain', 'Access to this model is restricted'), true);
   // Never answers: for aborts.
   if (folder === 'stalled') return true;
   let body = null;

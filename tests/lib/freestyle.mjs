@@ -19,7 +19,10 @@ const findZone = zoneIndex(JSON.parse(read('www/vendor/zones.json')));
 const NOW = new Date(2026, 10, 24, 4, 30);
 
 /** { id, half, state?, turns: [{ user, expected }] }; expected: the calls, or 'ask', 'refuse', 'chat'. */
-export const freestyle = read('tests/fixtures/demo/freestyle-tests.jsonl').trim().split('\n').map((line) => JSON.parse(line));
+export const freestyle = read('tests/fixtures/demo/freestyle-tests.jsonl')
+  .trim()
+  .split('\n')
+  .map((line) => JSON.parse(line));
 export const isDialogue = ({ id }) => id.startsWith('dialogue-');
 
 /** The page's functions over a store in memory, with what a dialogue finds there. */

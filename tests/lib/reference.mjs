@@ -4,7 +4,11 @@ import { join } from 'node:path';
 import { root } from '../../scripts/lib.mjs';
 
 const fixture = (name) => readFileSync(join(root, 'tests/fixtures/demo', name), 'utf8');
-const lines = (name) => fixture(name).trim().split('\n').map((line) => JSON.parse(line));
+const lines = (name) =>
+  fixture(name)
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line));
 
 /** Messages as the package spells them. */
 const messages = (turns) =>
@@ -33,8 +37,10 @@ export const references = JSON.parse(fixture('reference.json')).prompts.map((pro
 /** The first `count` dialogues of test-api-calls.jsonl with the calls that are wanted, what PyTorch answered, and how that scored. */
 export function dialogues(count) {
   const expected = new Map(lines('expected-greedy.jsonl').map((line) => [line.id, line]));
-  return lines('test-api-calls.jsonl').slice(0, count).map(({ id, messages: turns, expected: { tool_calls: wanted = [] } }) => {
-    const { greedy_ids: ids, prompt_tokens: promptTokens, intent, exact } = expected.get(id);
-    return { ...split(turns), ids, promptTokens, wanted, intent, exact };
-  });
+  return lines('test-api-calls.jsonl')
+    .slice(0, count)
+    .map(({ id, messages: turns, expected: { tool_calls: wanted = [] } }) => {
+      const { greedy_ids: ids, prompt_tokens: promptTokens, intent, exact } = expected.get(id);
+      return { ...split(turns), ids, promptTokens, wanted, intent, exact };
+    });
 }

@@ -62,7 +62,10 @@ describe('Node', () => {
       import { MobileLLM } from ${JSON.stringify(pathToFileURL(join(root, 'pkg/index.js')).href)};
       const llm = await MobileLLM.load(${JSON.stringify(demo)});
       console.log((await llm.generate('set an', { maxTokens: 2 }).result).finishReason);`;
-    const { status, stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8', timeout: 60_000 });
+    const { status, stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', script], {
+      encoding: 'utf8',
+      timeout: 60_000,
+    });
     assert.equal(stdout.trim(), 'length', stderr);
     assert.equal(status, 0);
   });

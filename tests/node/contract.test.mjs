@@ -25,7 +25,11 @@ test('the glue has a type for everything that passes through the worker', () => 
 });
 
 test('what Rust calls of a TypeScript class is there', () => {
-  const called = { JsExchange: ['src/web/exchange.rs', 'js/threads.ts'], PieceReader: ['src/web/store.rs', 'js/pieces.ts'], FoundPiece: ['src/web/store.rs', 'js/pieces.ts'] };
+  const called = {
+    JsExchange: ['src/web/exchange.rs', 'js/threads.ts'],
+    PieceReader: ['src/web/store.rs', 'js/pieces.ts'],
+    FoundPiece: ['src/web/store.rs', 'js/pieces.ts'],
+  };
   for (const [type, [rust, typescript]] of Object.entries(called)) {
     const names = [...read(rust).matchAll(new RegExp(`fn (\\w+)\\(this: &${type}\\b`, 'g'))].map(([, name]) => name);
     assert.ok(names.length > 1, type);

@@ -53,15 +53,25 @@ test('a File of any name, a Blob, a list of one', async () => {
 test('a split file: by the path of any part, by URL, as Files', async () => {
   await says(join(folder, parts[1]), 'split-00001-of-00003');
   await says(`${url}tests/fixtures/gguf/${parts[0]}`, 'split-00001-of-00003');
-  await says(parts.map((name) => new File([bytes(name)], name)), 'split-00001-of-00003');
+  await says(
+    parts.map((name) => new File([bytes(name)], name)),
+    'split-00001-of-00003',
+  );
 });
 
 test('what a source is not', async () => {
-  const code = (source, options) => MobileLLM.load(source, options).then(() => 'loaded', (error) => `${error.code}: ${error.message}`);
+  const code = (source, options) =>
+    MobileLLM.load(source, options).then(
+      () => 'loaded',
+      (error) => `${error.code}: ${error.message}`,
+    );
   assert.match(await code(new Blob(['no model'])), /^invalid-option: .*no GGUF/);
   assert.match(await code(new Blob([bytes('narrow-q4_k_m.gguf').subarray(0, 60_000)])), /^invalid-checkpoint: .*cut off/);
   assert.match(await code(join(folder, 'nothing.gguf')), /^file-not-found: .*nothing\.gguf/);
-  assert.match(await code([parts[0], 'narrow-q4_k_m.gguf'].map((name) => new File([bytes(name)], name))), /^invalid-option: .*which of these/);
+  assert.match(
+    await code([parts[0], 'narrow-q4_k_m.gguf'].map((name) => new File([bytes(name)], name))),
+    /^invalid-option: .*which of these/,
+  );
   assert.match(await code(parts.slice(0, 2).map((name) => new File([bytes(name)], name))), /split-00003-of-00003\.gguf|which of these/);
 });
 

@@ -20,14 +20,32 @@ test('npm pack holds the package and nothing else', () => {
   const [{ files }] = Object.values(JSON.parse(npm('pack', '--dry-run', '--json', '--ignore-scripts')));
   const paths = files.map(({ path }) => path);
   for (const path of [
-    'package.json', 'README.md', 'LICENSE-MIT', 'LICENSE-APACHE', 'CHANGELOG.md', 'pkg/index.js', 'pkg/index.d.ts', 'pkg/wasm/simd128/worker.js', 'pkg/wasm/relaxed/worker.js',
-    'pkg/wasm/simd128/mobilellm_web_bg.wasm', 'pkg/wasm/relaxed/mobilellm_web_bg.wasm', 'pkg/wasm/witness.js', 'pkg/index.cjs', 'pkg/index.d.cts',
-    'pkg/embedded/simd128/worker.js', 'pkg/embedded/simd128/mobilellm_web_bg.wasm.js',
-    'pkg/wasm/templates_bg.wasm', 'pkg/wasm/splitter_bg.wasm', 'pkg/embedded/templates_bg.wasm.js', 'pkg/embedded/splitter_bg.wasm.js',
+    'package.json',
+    'README.md',
+    'LICENSE-MIT',
+    'LICENSE-APACHE',
+    'CHANGELOG.md',
+    'pkg/index.js',
+    'pkg/index.d.ts',
+    'pkg/wasm/simd128/worker.js',
+    'pkg/wasm/relaxed/worker.js',
+    'pkg/wasm/simd128/mobilellm_web_bg.wasm',
+    'pkg/wasm/relaxed/mobilellm_web_bg.wasm',
+    'pkg/wasm/witness.js',
+    'pkg/index.cjs',
+    'pkg/index.d.cts',
+    'pkg/embedded/simd128/worker.js',
+    'pkg/embedded/simd128/mobilellm_web_bg.wasm.js',
+    'pkg/wasm/templates_bg.wasm',
+    'pkg/wasm/splitter_bg.wasm',
+    'pkg/embedded/templates_bg.wasm.js',
+    'pkg/embedded/splitter_bg.wasm.js',
   ]) {
     assert.ok(paths.includes(path), `${path} is missing`);
   }
-  const strange = paths.filter((path) => !/^(package\.json|(README|CHANGELOG)\.md|LICENSE[\w.-]*|pkg\/.+\.(c?js|c?js\.map|d\.c?ts|wasm|md))$/.test(path));
+  const strange = paths.filter(
+    (path) => !/^(package\.json|(README|CHANGELOG)\.md|LICENSE[\w.-]*|pkg\/.+\.(c?js|c?js\.map|d\.c?ts|wasm|md))$/.test(path),
+  );
   assert.deepEqual(strange, []);
 });
 
@@ -47,7 +65,8 @@ const APP = `
     return { code, result };
   }
 `;
-const IMPORT = "import { MobileLLM, MobileLLMError, type GenerateResult } from 'mobilellm-web';\nimport { installShell } from 'mobilellm-web/sw-helper';\nvoid installShell;\n";
+const IMPORT =
+  "import { MobileLLM, MobileLLMError, type GenerateResult } from 'mobilellm-web';\nimport { installShell } from 'mobilellm-web/sw-helper';\nvoid installShell;\n";
 
 test('the types stand on their own, and hold what they promise, however they are resolved', () => {
   const folder = mkdtempSync(join(tmpdir(), 'mobilellm-types-'));
@@ -58,14 +77,28 @@ test('the types stand on their own, and hold what they promise, however they are
     writeFileSync(join(folder, 'app.mts'), IMPORT + APP);
     writeFileSync(join(folder, 'app.cts'), IMPORT + APP);
     for (const [module, resolution, ...files] of [
-      ['esnext', 'bundler', 'app.mts'], ['node16', 'node16', 'app.mts', 'app.cts'], ['nodenext', 'nodenext', 'app.mts', 'app.cts'],
+      ['esnext', 'bundler', 'app.mts'],
+      ['node16', 'node16', 'app.mts', 'app.cts'],
+      ['nodenext', 'nodenext', 'app.mts', 'app.cts'],
     ]) {
       // Without Node's types, and with the declarations themselves checked.
       const { status, stdout } = spawnSync(
         process.execPath,
         [
-          join(root, 'node_modules/typescript/bin/tsc'), '--noEmit', '--strict', '--target', 'es2022', '--module', module,
-          '--moduleResolution', resolution, '--lib', 'es2022,dom,dom.iterable,dom.asynciterable', '--types', '', ...files,
+          join(root, 'node_modules/typescript/bin/tsc'),
+          '--noEmit',
+          '--strict',
+          '--target',
+          'es2022',
+          '--module',
+          module,
+          '--moduleResolution',
+          resolution,
+          '--lib',
+          'es2022,dom,dom.iterable,dom.asynciterable',
+          '--types',
+          '',
+          ...files,
         ],
         { cwd: folder, encoding: 'utf8' },
       );
@@ -87,9 +120,18 @@ test('tools that know how packages are resolved find nothing wrong with the tarb
   try {
     const [{ filename }] = Object.values(JSON.parse(npm('pack', '--json', '--ignore-scripts', '--pack-destination', folder)));
     const tarball = readFileSync(join(folder, filename));
-    const { messages } = await publint({ pack: { tarball: tarball.buffer.slice(tarball.byteOffset, tarball.byteOffset + tarball.byteLength) } });
-    assert.deepEqual(messages.map((message) => formatMessage(message, JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')))), []);
-    const { status, stdout } = spawnSync(process.execPath, [join(root, 'node_modules/@arethetypeswrong/cli/dist/index.js'), join(folder, filename)], { encoding: 'utf8' });
+    const { messages } = await publint({
+      pack: { tarball: tarball.buffer.slice(tarball.byteOffset, tarball.byteOffset + tarball.byteLength) },
+    });
+    assert.deepEqual(
+      messages.map((message) => formatMessage(message, JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')))),
+      [],
+    );
+    const { status, stdout } = spawnSync(
+      process.execPath,
+      [join(root, 'node_modules/@arethetypeswrong/cli/dist/index.js'), join(folder, filename)],
+      { encoding: 'utf8' },
+    );
     assert.equal(status, 0, stdout);
   } finally {
     rmSync(folder, { recursive: true, force: true });

@@ -45,9 +45,12 @@ describe('modules for text', () => {
 
   test('a tokenizer that the engine does not know by heart', async () => {
     const plain = await MobileLLM.load(demo);
-    const composing = await MobileLLM.load(model('nfc', {
-      'tokenizer.json': (json) => (json.normalizer = { type: 'Sequence', normalizers: [{ type: 'NFC' }, json.normalizer].filter(Boolean) }),
-    }));
+    const composing = await MobileLLM.load(
+      model('nfc', {
+        'tokenizer.json': (json) =>
+          (json.normalizer = { type: 'Sequence', normalizers: [{ type: 'NFC' }, json.normalizer].filter(Boolean) }),
+      }),
+    );
     const text = 'une \u00e9tude na\u00efve, <s> 123';
     assert.deepEqual(await composing.tokenize(text.normalize('NFD')), await plain.tokenize(text));
     assert.ok((await composing.generate('set an', { maxTokens: 2 }).result).tokenIds.length > 0);
@@ -55,7 +58,9 @@ describe('modules for text', () => {
   });
 
   test('what is wrong in it is told when the model is loaded', async () => {
-    const broken = model('broken', { 'tokenizer.json': (json) => (json.pre_tokenizer = { type: 'Split', pattern: { Regex: '(' }, behavior: 'Isolated', invert: false }) });
+    const broken = model('broken', {
+      'tokenizer.json': (json) => (json.pre_tokenizer = { type: 'Split', pattern: { Regex: '(' }, behavior: 'Isolated', invert: false }),
+    });
     await assert.rejects(MobileLLM.load(broken), (error) => error.code === 'invalid-tokenizer' && /tokenizer\.json/.test(error.message));
   });
 

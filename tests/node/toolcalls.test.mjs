@@ -13,7 +13,11 @@ const cases = [
   ['Hello there.', 'Hello there.', []],
   ['<|call|>{"name":"a","arguments":{"x":1}}', '', [call('a', { x: 1 })]],
   ['<|call|> {"name":"a","arguments":{}}<|call|> {"name":"b","arguments":{"y":"<b>"}}', '', [call('a'), call('b', { y: '<b>' })]],
-  ['Sure. <tool_call>\n{"name": "a", "arguments": {}}\n</tool_call>\n<tool_call>{"name":"b"}</tool_call>', 'Sure. ', [call('a'), call('b')]],
+  [
+    'Sure. <tool_call>\n{"name": "a", "arguments": {}}\n</tool_call>\n<tool_call>{"name":"b"}</tool_call>',
+    'Sure. ',
+    [call('a'), call('b')],
+  ],
   ['<tool_call>{"name":"a","arguments":{}}</tool_call> Done.', ' Done.', [call('a')]],
   // What is no call stays readable.
   ['<|call|>{"name":"a","argum', '{"name":"a","argum', []],

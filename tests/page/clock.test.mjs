@@ -15,12 +15,22 @@ test('what is due and when to look next', () => {
     { id: 'open', kind: 'reminder', text: 'no time', made },
   ];
   const { due, next } = schedule(things, NOW);
-  assert.deepEqual(due.map((t) => t.id), ['daily', 'late', 'alarm']);
+  assert.deepEqual(
+    due.map((t) => t.id),
+    ['daily', 'late', 'alarm'],
+  );
   assert.deepEqual(next, new Date(NOW.getTime() + 5000));
 });
 
 test('a repeating alarm that rang is next due on its next day', () => {
-  const alarm = { id: 'a', kind: 'alarm', time: '14:00', repeat: [1, 2, 3, 4, 5], made, rangAt: new Date(2026, 10, 27, 14, 0, 1).getTime() };
+  const alarm = {
+    id: 'a',
+    kind: 'alarm',
+    time: '14:00',
+    repeat: [1, 2, 3, 4, 5],
+    made,
+    rangAt: new Date(2026, 10, 27, 14, 0, 1).getTime(),
+  };
   assert.deepEqual(dueAt(alarm), new Date(2026, 10, 30, 14));
 });
 

@@ -4,29 +4,47 @@ import { firstSeen, hasBrokenCall, toMessages } from '../../www/conversation.js'
 
 test('turns as the library takes them', () => {
   const call = { name: 'set_timer', arguments: { seconds: 60 }, ok: true, result: { ok: true, duration: '1 minute' }, changes: [] };
-  assert.deepEqual(toMessages([
-    { user: 'hi', steps: [{ text: 'Hello!', calls: [] }], runs: [] },
-    { user: 'timer', steps: [{ text: '', calls: [call] }, { text: 'Done.', calls: [] }], runs: [] },
-    { user: 'stopped', steps: [{ text: '', calls: [{ name: 'flip_coin', arguments: {} }] }], runs: [] },
-    { user: 'nothing', steps: [], runs: [] },
-  ]), [
-    { role: 'user', content: 'hi' }, { role: 'assistant', content: 'Hello!' },
-    { role: 'user', content: 'timer' },
-    { role: 'assistant', content: '', toolCalls: [{ name: 'set_timer', arguments: { seconds: 60 } }] },
-    { role: 'tool', content: '{"ok":true,"duration":"1 minute"}' },
-    { role: 'assistant', content: 'Done.' },
-    { role: 'user', content: 'stopped' },
-    { role: 'assistant', content: '', toolCalls: [{ name: 'flip_coin', arguments: {} }] },
-    { role: 'tool', content: '{"ok":false,"error":"stopped"}' },
-    { role: 'user', content: 'nothing' },
-  ]);
+  assert.deepEqual(
+    toMessages([
+      { user: 'hi', steps: [{ text: 'Hello!', calls: [] }], runs: [] },
+      {
+        user: 'timer',
+        steps: [
+          { text: '', calls: [call] },
+          { text: 'Done.', calls: [] },
+        ],
+        runs: [],
+      },
+      { user: 'stopped', steps: [{ text: '', calls: [{ name: 'flip_coin', arguments: {} }] }], runs: [] },
+      { user: 'nothing', steps: [], runs: [] },
+    ]),
+    [
+      { role: 'user', content: 'hi' },
+      { role: 'assistant', content: 'Hello!' },
+      { role: 'user', content: 'timer' },
+      { role: 'assistant', content: '', toolCalls: [{ name: 'set_timer', arguments: { seconds: 60 } }] },
+      { role: 'tool', content: '{"ok":true,"duration":"1 minute"}' },
+      { role: 'assistant', content: 'Done.' },
+      { role: 'user', content: 'stopped' },
+      { role: 'assistant', content: '', toolCalls: [{ name: 'flip_coin', arguments: {} }] },
+      { role: 'tool', content: '{"ok":false,"error":"stopped"}' },
+      { role: 'user', content: 'nothing' },
+    ],
+  );
 });
 
 test('a message that failed was never said, but one that was answered in part was', () => {
   const error = { message: 'too long', remedy: '', code: 'context-overflow' };
-  assert.deepEqual(toMessages([{ user: 'far too long', steps: [], runs: [], error }, { user: 'hi', steps: [{ text: 'Hel', calls: [] }], runs: [], error }]), [
-    { role: 'user', content: 'hi' }, { role: 'assistant', content: 'Hel' },
-  ]);
+  assert.deepEqual(
+    toMessages([
+      { user: 'far too long', steps: [], runs: [], error },
+      { user: 'hi', steps: [{ text: 'Hel', calls: [] }], runs: [], error },
+    ]),
+    [
+      { role: 'user', content: 'hi' },
+      { role: 'assistant', content: 'Hel' },
+    ],
+  );
 });
 
 test('turns are left out whole, oldest first, only once the next would not fit', () => {

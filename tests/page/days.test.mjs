@@ -5,18 +5,36 @@ import { clock, dayPhrase, isoDay, nextDue, resolveDay, spoken, toWhen, whenPhra
 const WEDNESDAY = new Date(2026, 10, 25, 14, 30);
 
 for (const [day, start, last] of [
-  ['today', '2026-11-25'], ['tomorrow', '2026-11-26'], ['day after tomorrow', '2026-11-27'],
-  ['friday', '2026-11-27'], ['wednesday', '2026-12-02'], ['tuesday', '2026-12-01'], ['Sunday', '2026-11-29'],
-  ['next friday', '2026-12-04'], ['next monday', '2026-11-30'], ['next wednesday', '2026-12-02'], ['next sunday', '2026-12-06'],
-  ['weekend', '2026-11-28', '2026-11-29'], ['this week', '2026-11-25', '2026-11-29'], ['next week', '2026-11-30', '2026-12-06'],
-  ['this month', '2026-11-25', '2026-11-30'], ['next month', '2026-12-01', '2026-12-31'],
-  ['12-05', '2026-12-05'], ['11-25', '2026-11-25'], ['11-24', '2027-11-24'], ['02-29', '2028-02-29'],
-  ['28', '2026-11-28'], ['25', '2026-11-25'], ['24', '2026-12-24'], ['31', '2026-12-31'],
-]) test(`on a Wednesday, ${day} is ${start}`, () => {
-  const range = resolveDay(day, WEDNESDAY);
-  assert.equal(isoDay(range.start), start);
-  assert.equal(isoDay(new Date(range.end.getTime() - 1)), last ?? start);
-});
+  ['today', '2026-11-25'],
+  ['tomorrow', '2026-11-26'],
+  ['day after tomorrow', '2026-11-27'],
+  ['friday', '2026-11-27'],
+  ['wednesday', '2026-12-02'],
+  ['tuesday', '2026-12-01'],
+  ['Sunday', '2026-11-29'],
+  ['next friday', '2026-12-04'],
+  ['next monday', '2026-11-30'],
+  ['next wednesday', '2026-12-02'],
+  ['next sunday', '2026-12-06'],
+  ['weekend', '2026-11-28', '2026-11-29'],
+  ['this week', '2026-11-25', '2026-11-29'],
+  ['next week', '2026-11-30', '2026-12-06'],
+  ['this month', '2026-11-25', '2026-11-30'],
+  ['next month', '2026-12-01', '2026-12-31'],
+  ['12-05', '2026-12-05'],
+  ['11-25', '2026-11-25'],
+  ['11-24', '2027-11-24'],
+  ['02-29', '2028-02-29'],
+  ['28', '2026-11-28'],
+  ['25', '2026-11-25'],
+  ['24', '2026-12-24'],
+  ['31', '2026-12-31'],
+])
+  test(`on a Wednesday, ${day} is ${start}`, () => {
+    const range = resolveDay(day, WEDNESDAY);
+    assert.equal(isoDay(range.start), start);
+    assert.equal(isoDay(new Date(range.end.getTime() - 1)), last ?? start);
+  });
 
 test('weekend on a Sunday is that Sunday', () => {
   const { start, end } = resolveDay('weekend', new Date(2026, 10, 29, 9));
@@ -52,8 +70,17 @@ test('within a range', () => {
 });
 
 test('phrases', () => {
-  const phrases = [['today', 'today'], ['tomorrow', 'tomorrow'], ['friday', 'on Friday'], ['wednesday', 'on December 2'], ['01-03', 'on January 3, 2027'],
-    ['every day', 'every day'], ['weekdays', 'on weekdays'], ['weekends', 'on weekends'], ['every monday', 'every Monday']];
+  const phrases = [
+    ['today', 'today'],
+    ['tomorrow', 'tomorrow'],
+    ['friday', 'on Friday'],
+    ['wednesday', 'on December 2'],
+    ['01-03', 'on January 3, 2027'],
+    ['every day', 'every day'],
+    ['weekdays', 'on weekdays'],
+    ['weekends', 'on weekends'],
+    ['every monday', 'every Monday'],
+  ];
   for (const [day, phrase] of phrases) assert.equal(dayPhrase(toWhen(day, undefined, WEDNESDAY), WEDNESDAY), phrase);
   assert.equal(whenPhrase(toWhen('tomorrow', '17:00', WEDNESDAY), WEDNESDAY), 'tomorrow at 5:00 PM');
   assert.equal(whenPhrase({}, WEDNESDAY), '');

@@ -18,7 +18,10 @@ beforeEach(() => {
   disk = new Map();
   world = { theme: 'dark', volume: 70 };
   const setting = (name) => ({ get: () => world[name], set: (value) => (world[name] = value) });
-  things = new Things({ all: async () => [...disk.values()], put: async (t) => disk.set(t.id, t), delete: async (id) => disk.delete(id) }, { theme: setting('theme'), volume: setting('volume') });
+  things = new Things(
+    { all: async () => [...disk.values()], put: async (t) => disk.set(t.id, t), delete: async (id) => disk.delete(id) },
+    { theme: setting('theme'), volume: setting('volume') },
+  );
   doers = handlers({ things, now: () => NOW, findZone: (p) => ({ tokyo: 'Asia/Tokyo' })[p.toLowerCase()], random: () => 0 });
 });
 
@@ -28,10 +31,32 @@ const fails = (error) => ({ ok: false, error });
 
 test('every function of the demo model is really done, in the trained result shape', () => {
   const calls = {
-    set_alarm: { time: '07:30' }, list_alarms: {}, cancel_alarm: { time: '07:30' }, set_timer: { seconds: 90 }, cancel_timer: {}, create_reminder: { text: 'x' }, list_reminders: {},
-    cancel_reminder: { text: 'x' }, add_to_list: { list: 'a', item: 'b' }, show_list: { list: 'a' }, remove_from_list: { list: 'a', item: 'b' }, create_event: { title: 't', day: 'friday' },
-    list_events: {}, cancel_event: { title: 't' }, calculate: { expression: '1+1' }, convert_units: { value: 1, from: 'km', to: 'm' }, get_time: {}, get_date: {}, set_theme: { theme: 'dark' },
-    set_volume: { level: 3 }, take_note: { text: 'n' }, show_notes: {}, start_stopwatch: {}, stop_stopwatch: {}, flip_coin: {}, roll_dice: {},
+    set_alarm: { time: '07:30' },
+    list_alarms: {},
+    cancel_alarm: { time: '07:30' },
+    set_timer: { seconds: 90 },
+    cancel_timer: {},
+    create_reminder: { text: 'x' },
+    list_reminders: {},
+    cancel_reminder: { text: 'x' },
+    add_to_list: { list: 'a', item: 'b' },
+    show_list: { list: 'a' },
+    remove_from_list: { list: 'a', item: 'b' },
+    create_event: { title: 't', day: 'friday' },
+    list_events: {},
+    cancel_event: { title: 't' },
+    calculate: { expression: '1+1' },
+    convert_units: { value: 1, from: 'km', to: 'm' },
+    get_time: {},
+    get_date: {},
+    set_theme: { theme: 'dark' },
+    set_volume: { level: 3 },
+    take_note: { text: 'n' },
+    show_notes: {},
+    start_stopwatch: {},
+    stop_stopwatch: {},
+    flip_coin: {},
+    roll_dice: {},
   };
   for (const tool of tools) {
     const { name } = tool.function;
@@ -43,21 +68,38 @@ test('every function of the demo model is really done, in the trained result sha
 
 test('every failure of x-result is had from its function, to the letter', () => {
   const calls = {
-    cancel_alarm: [{ time: '07:00' }, { time: '09:00' }], cancel_timer: [{}], cancel_reminder: [{ text: 'x' }], show_list: [{ list: 'x' }], remove_from_list: [{ list: 'x', item: 'y' }],
-    cancel_event: [{ title: 'x' }], calculate: [{ expression: '1/0' }], get_time: [{ place: 'atlantis' }],
+    cancel_alarm: [{ time: '07:00' }, { time: '09:00' }],
+    cancel_timer: [{}],
+    cancel_reminder: [{ text: 'x' }],
+    show_list: [{ list: 'x' }],
+    remove_from_list: [{ list: 'x', item: 'y' }],
+    cancel_event: [{ title: 'x' }],
+    calculate: [{ expression: '1/0' }],
+    get_time: [{ place: 'atlantis' }],
   };
-  const got = Object.entries(calls).flatMap(([name, all]) => all.map((args) => {
-    const line = `${name}: ${JSON.stringify(run(name, args))}`;
-    if (name === 'cancel_alarm') run('set_alarm', { time: '07:30' });
-    return line;
-  }));
+  const got = Object.entries(calls).flatMap(([name, all]) =>
+    all.map((args) => {
+      const line = `${name}: ${JSON.stringify(run(name, args))}`;
+      if (name === 'cancel_alarm') run('set_alarm', { time: '07:30' });
+      return line;
+    }),
+  );
   const trained = tools.flatMap((t) => t['x-result'].filter((r) => r.includes('"error"')).map((r) => `${t.function.name}: ${r}`));
   assert.deepEqual(got.sort(), trained.sort());
 });
 
 test('invalid calls are refused before anything is done', () => {
-  for (const [name, args] of [['set_alarm', {}], ['set_alarm', { time: '7:30' }], ['set_alarm', { time: '07:30', place: 'x' }], ['set_timer', { seconds: 1.5 }], ['set_volume', { level: 101 }],
-    ['set_theme', { theme: 'blue' }], ['format_disk', {}], ['toString', {}], ['set_timer', null]]) {
+  for (const [name, args] of [
+    ['set_alarm', {}],
+    ['set_alarm', { time: '7:30' }],
+    ['set_alarm', { time: '07:30', place: 'x' }],
+    ['set_timer', { seconds: 1.5 }],
+    ['set_volume', { level: 101 }],
+    ['set_theme', { theme: 'blue' }],
+    ['format_disk', {}],
+    ['toString', {}],
+    ['set_timer', null],
+  ]) {
     const outcome = perform({ name, arguments: args }, check, doers, things);
     assert.deepEqual(outcome.result, fails('invalid arguments'), name);
     assert.ok(outcome.note, 'says why');
@@ -90,7 +132,9 @@ test('reminders', () => {
   run('create_reminder', { text: 'water the plants' });
   run('create_reminder', { text: 'call Tom', day: 'tomorrow', time: '17:00' });
   run('create_reminder', { text: 'stretch', time: '14:00' });
-  assert.deepEqual(run('list_reminders'), { reminders: ['water the plants', 'call Tom (tomorrow at 5:00 PM)', 'stretch (tomorrow at 2:00 PM)'] });
+  assert.deepEqual(run('list_reminders'), {
+    reminders: ['water the plants', 'call Tom (tomorrow at 5:00 PM)', 'stretch (tomorrow at 2:00 PM)'],
+  });
   assert.deepEqual(run('cancel_reminder', { text: 'plants' }), OK);
   assert.deepEqual(run('cancel_reminder', { text: 't' }), fails('not found'), 'two would fit');
 });
@@ -154,16 +198,49 @@ test('theme and volume are undone too, unless they were changed since', () => {
 
 test('every function that changes something can be undone', () => {
   const state = () => JSON.stringify([[...disk.values()].sort((a, b) => a.id.localeCompare(b.id)), world]);
-  for (const kind of [['set_alarm', { time: '09:00' }], ['set_timer', { seconds: 9 }], ['create_reminder', { text: 'r' }], ['create_event', { title: 'e', day: 'friday' }], ['add_to_list', { list: 'l', item: 'i' }], ['start_stopwatch', {}]]) run(...kind);
+  for (const kind of [
+    ['set_alarm', { time: '09:00' }],
+    ['set_timer', { seconds: 9 }],
+    ['create_reminder', { text: 'r' }],
+    ['create_event', { title: 'e', day: 'friday' }],
+    ['add_to_list', { list: 'l', item: 'i' }],
+    ['start_stopwatch', {}],
+  ])
+    run(...kind);
   const calls = {
-    set_alarm: { time: '07:30' }, cancel_alarm: { time: 'all' }, set_timer: { seconds: 90 }, cancel_timer: {}, create_reminder: { text: 'x' }, cancel_reminder: { text: 'r' }, add_to_list: { list: 'l', item: 'b' },
-    remove_from_list: { list: 'l', item: 'i' }, create_event: { title: 't', day: 'friday' }, cancel_event: { title: 'e' }, set_theme: { theme: 'light' }, set_volume: { level: 3 }, take_note: { text: 'n' },
-    start_stopwatch: {}, stop_stopwatch: {},
+    set_alarm: { time: '07:30' },
+    cancel_alarm: { time: 'all' },
+    set_timer: { seconds: 90 },
+    cancel_timer: {},
+    create_reminder: { text: 'x' },
+    cancel_reminder: { text: 'r' },
+    add_to_list: { list: 'l', item: 'b' },
+    remove_from_list: { list: 'l', item: 'i' },
+    create_event: { title: 't', day: 'friday' },
+    cancel_event: { title: 'e' },
+    set_theme: { theme: 'light' },
+    set_volume: { level: 3 },
+    take_note: { text: 'n' },
+    start_stopwatch: {},
+    stop_stopwatch: {},
   };
   for (const tool of tools) {
     const { name } = tool.function;
     const before = state();
-    const outcome = perform({ name, arguments: calls[name] ?? { get_time: {}, show_list: { list: 'l' }, calculate: { expression: '1' }, convert_units: { value: 1, from: 'km', to: 'm' } }[name] ?? {} }, check, doers, things);
+    const outcome = perform(
+      {
+        name,
+        arguments:
+          calls[name] ??
+          { get_time: {}, show_list: { list: 'l' }, calculate: { expression: '1' }, convert_units: { value: 1, from: 'km', to: 'm' } }[
+            name
+          ] ??
+          {},
+      },
+      check,
+      doers,
+      things,
+    );
     assert.equal(outcome.ok, true, name);
     assert.equal(state() !== before, name in calls, name);
     things.undo(outcome.changes);
@@ -179,8 +256,15 @@ test('of two entries with one time or name, the one made last is meant', () => {
 });
 
 test('what is wrong with a call is told in words', () => {
-  for (const [name, args, words] of [['set_alarm', {}, '“time” is missing'], ['set_alarm', { time: '25:00' }, '“time” cannot be "25:00": 24-hour clock, HH:MM'], ['set_alarm', { time: '07:30', place: 'x' }, 'there is no “place”'],
-    ['set_volume', { level: 300 }, '“level” cannot be 300: 0 to 100'], ['set_theme', { theme: 'blue' }, '“theme” cannot be "blue": dark or light'], ['format_disk', {}, 'there is no function format_disk']]) assert.equal(check({ name, arguments: args }), words);
+  for (const [name, args, words] of [
+    ['set_alarm', {}, '“time” is missing'],
+    ['set_alarm', { time: '25:00' }, '“time” cannot be "25:00": 24-hour clock, HH:MM'],
+    ['set_alarm', { time: '07:30', place: 'x' }, 'there is no “place”'],
+    ['set_volume', { level: 300 }, '“level” cannot be 300: 0 to 100'],
+    ['set_theme', { theme: 'blue' }, '“theme” cannot be "blue": dark or light'],
+    ['format_disk', {}, 'there is no function format_disk'],
+  ])
+    assert.equal(check({ name, arguments: args }), words);
   assert.match(check({ name: 'set_timer', arguments: null }), /null/);
 });
 
@@ -200,6 +284,14 @@ test('dice are uniform', () => {
 
 test('failures that the model can explain, and others', () => {
   const explains = trainedErrors(tools);
-  for (const [name, error, known] of [['show_list', 'no such list', true], ['cancel_alarm', 'no alarms', true], ['get_time', 'unknown place', true], ['set_alarm', 'that time has passed', false],
-    ['calculate', 'division by zero', false], ['stop_stopwatch', 'not running', false], ['take_note', 'invalid arguments', false]]) assert.equal(explains(name, error), known, `${name}: ${error}`);
+  for (const [name, error, known] of [
+    ['show_list', 'no such list', true],
+    ['cancel_alarm', 'no alarms', true],
+    ['get_time', 'unknown place', true],
+    ['set_alarm', 'that time has passed', false],
+    ['calculate', 'division by zero', false],
+    ['stop_stopwatch', 'not running', false],
+    ['take_note', 'invalid arguments', false],
+  ])
+    assert.equal(explains(name, error), known, `${name}: ${error}`);
 });

@@ -4,10 +4,25 @@ import { test } from 'node:test';
 import { convert, round } from '../../www/tools/units.js';
 
 for (const [value, from, to, result] of [
-  [5, 'km', 'mi', 3.11], [100, 'ft', 'm', 30.48], [96, 'm', 'in', 3779.53], [17, 'oz', 'g', 481.94], [19, 'celsius', 'kelvin', 292.15], [-40, 'celsius', 'fahrenheit', -40],
-  [212, 'fahrenheit', 'celsius', 100], [0, 'kelvin', 'celsius', -273.15], [1, 'gal', 'l', 3.79], [1, 'cup', 'l', 0.2366], [3, 'tsp', 'tbsp', 1], [60, 'mph', 'km/h', 96.56],
-  [2, 'weeks', 'days', 14], [90, 'minutes', 'hours', 1.5], [1, 'stone', 'lb', 14], [1, 'mm', 'mi', 6.21e-7], [1, 'yd', 'ft', 3],
-]) test(`${value} ${from} = ${result} ${to}`, () => assert.equal(convert(value, from, to), result));
+  [5, 'km', 'mi', 3.11],
+  [100, 'ft', 'm', 30.48],
+  [96, 'm', 'in', 3779.53],
+  [17, 'oz', 'g', 481.94],
+  [19, 'celsius', 'kelvin', 292.15],
+  [-40, 'celsius', 'fahrenheit', -40],
+  [212, 'fahrenheit', 'celsius', 100],
+  [0, 'kelvin', 'celsius', -273.15],
+  [1, 'gal', 'l', 3.79],
+  [1, 'cup', 'l', 0.2366],
+  [3, 'tsp', 'tbsp', 1],
+  [60, 'mph', 'km/h', 96.56],
+  [2, 'weeks', 'days', 14],
+  [90, 'minutes', 'hours', 1.5],
+  [1, 'stone', 'lb', 14],
+  [1, 'mm', 'mi', 6.21e-7],
+  [1, 'yd', 'ft', 3],
+])
+  test(`${value} ${from} = ${result} ${to}`, () => assert.equal(convert(value, from, to), result));
 
 test('refuses another dimension and unknown units', () => {
   assert.throws(() => convert(1, 'km', 'kg'), /cannot convert km to kg/);

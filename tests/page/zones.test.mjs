@@ -10,10 +10,25 @@ before(async () => {
 
 test('cities, countries, zone names, other spellings', () => {
   for (const [place, zone] of [
-    ['Tokyo', 'Asia/Tokyo'], ['japan', 'Asia/Tokyo'], ['Sofia', 'Europe/Sofia'], ['auckland', 'Pacific/Auckland'], ['NYC', 'America/New_York'], ['São Paulo', 'America/Sao_Paulo'],
-    ['the UK', 'Europe/London'], ['Paris, France', 'Europe/Paris'], ['usa', 'America/New_York'], ['Australia', 'Australia/Sydney'], ['Pacific Time', 'America/Los_Angeles'],
-    ['comoro', 'Indian/Comoro'], ['nauru', 'Pacific/Nauru'], ['mumbai', 'Asia/Kolkata'], ['china', 'Asia/Shanghai'], ['UTC', 'UTC'], ['Kathmandu', 'Asia/Kathmandu'],
-  ]) assert.equal(find(place), zone, place);
+    ['Tokyo', 'Asia/Tokyo'],
+    ['japan', 'Asia/Tokyo'],
+    ['Sofia', 'Europe/Sofia'],
+    ['auckland', 'Pacific/Auckland'],
+    ['NYC', 'America/New_York'],
+    ['São Paulo', 'America/Sao_Paulo'],
+    ['the UK', 'Europe/London'],
+    ['Paris, France', 'Europe/Paris'],
+    ['usa', 'America/New_York'],
+    ['Australia', 'Australia/Sydney'],
+    ['Pacific Time', 'America/Los_Angeles'],
+    ['comoro', 'Indian/Comoro'],
+    ['nauru', 'Pacific/Nauru'],
+    ['mumbai', 'Asia/Kolkata'],
+    ['china', 'Asia/Shanghai'],
+    ['UTC', 'UTC'],
+    ['Kathmandu', 'Asia/Kathmandu'],
+  ])
+    assert.equal(find(place), zone, place);
 });
 
 test('an unknown place is unknown', () => {

@@ -8,7 +8,12 @@ import { Validator } from '../vendor/json-schema/index.js';
 
 /** @param {Tool[]} tools @returns {(call: Call) => string | null} what is wrong with a call, null if nothing */
 export function callChecker(tools) {
-  const known = new Map(tools.map(({ function: f }) => [f.name, { schema: /** @type {any} */ (f.parameters), validator: new Validator(/** @type {any} */ (f.parameters), '2020-12') }]));
+  const known = new Map(
+    tools.map(({ function: f }) => [
+      f.name,
+      { schema: /** @type {any} */ (f.parameters), validator: new Validator(/** @type {any} */ (f.parameters), '2020-12') },
+    ]),
+  );
   return function check({ name, arguments: args }) {
     const found = known.get(name);
     if (!found) return `there is no function ${name}`;
@@ -21,7 +26,8 @@ export function callChecker(tools) {
 function inWords(schema, args, error) {
   if (!error) return 'arguments do not fit the schema';
   const field = error.instanceLocation.slice(2);
-  if (error.keyword === 'required') return `“${schema.required.find((/** @type {string} */ name) => !Object.hasOwn(args, name))}” is missing`;
+  if (error.keyword === 'required')
+    return `“${schema.required.find((/** @type {string} */ name) => !Object.hasOwn(args, name))}” is missing`;
   if (error.keyword === 'false') return `there is no “${field}”`;
   if (!field) return error.error;
   const { description, enum: choices = [], minimum, maximum } = schema.properties[field] ?? {};

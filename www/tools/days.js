@@ -40,22 +40,32 @@ export function resolveDay(day, now) {
   const monday = plus(today, -((today.getDay() + 6) % 7));
 
   switch (words) {
-    case 'today': return span(today);
-    case 'tomorrow': return span(plus(today, 1));
-    case 'day after tomorrow': return span(plus(today, 2));
-    case 'every day': return onWeekdays(EVERY_DAY);
-    case 'weekdays': return onWeekdays(WORKDAYS);
-    case 'weekends': return onWeekdays(WEEKEND);
+    case 'today':
+      return span(today);
+    case 'tomorrow':
+      return span(plus(today, 1));
+    case 'day after tomorrow':
+      return span(plus(today, 2));
+    case 'every day':
+      return onWeekdays(EVERY_DAY);
+    case 'weekdays':
+      return onWeekdays(WORKDAYS);
+    case 'weekends':
+      return onWeekdays(WEEKEND);
     case 'weekend': {
       const end = plus(monday, 7);
       const saturday = plus(monday, 5);
       // biome-ignore lint/complexity/useMathMinMax: these are Dates
       return { start: saturday < today ? today : saturday, end };
     }
-    case 'this week': return { start: today, end: plus(monday, 7) };
-    case 'next week': return span(plus(monday, 7), 7);
-    case 'this month': return { start: today, end: new Date(today.getFullYear(), today.getMonth() + 1, 1) };
-    case 'next month': return { start: new Date(today.getFullYear(), today.getMonth() + 1, 1), end: new Date(today.getFullYear(), today.getMonth() + 2, 1) };
+    case 'this week':
+      return { start: today, end: plus(monday, 7) };
+    case 'next week':
+      return span(plus(monday, 7), 7);
+    case 'this month':
+      return { start: today, end: new Date(today.getFullYear(), today.getMonth() + 1, 1) };
+    case 'next month':
+      return { start: new Date(today.getFullYear(), today.getMonth() + 1, 1), end: new Date(today.getFullYear(), today.getMonth() + 2, 1) };
   }
 
   const named = /^(next |every )?([a-z]+)$/.exec(words);
@@ -152,7 +162,11 @@ export const longDate = (d) => d.toLocaleDateString('en-US', { weekday: 'long', 
 
 /** '1 hour 5 minutes' @param {number} seconds whole */
 export function spoken(seconds) {
-  const parts = [['hour', 3600], ['minute', 60], ['second', 1]].flatMap(([name, size]) => {
+  const parts = [
+    ['hour', 3600],
+    ['minute', 60],
+    ['second', 1],
+  ].flatMap(([name, size]) => {
     const n = Math.floor(seconds / Number(size));
     seconds -= n * Number(size);
     return n ? [`${n} ${name}${n === 1 ? '' : 's'}`] : [];

@@ -34,7 +34,8 @@ export function handlers({ things, now, findZone, random }) {
     return when;
   };
   // Today's alarms are listed by time alone, as in the model's training data.
-  const alarmText = (/** @type {import('./things.js').Thing} */ a) => describe(a.date === isoDay(now()) ? { ...a, date: undefined } : a, now());
+  const alarmText = (/** @type {import('./things.js').Thing} */ a) =>
+    describe(a.date === isoDay(now()) ? { ...a, date: undefined } : a, now());
   const byTime = (/** @type {any} */ a, /** @type {any} */ b) => (nextDue(a, now())?.getTime() ?? 0) - (nextDue(b, now())?.getTime() ?? 0);
 
   return {
@@ -64,7 +65,9 @@ export function handlers({ things, now, findZone, random }) {
     },
     cancel_timer({ label }) {
       const timers = things.all('timer');
-      const timer = label ? timers.findLast((t) => same(t.label ?? '', label)) ?? (timers.length === 1 && !timers[0].label ? timers[0] : undefined) : timers.at(-1);
+      const timer = label
+        ? (timers.findLast((t) => same(t.label ?? '', label)) ?? (timers.length === 1 && !timers[0].label ? timers[0] : undefined))
+        : timers.at(-1);
       if (!timer) throw new Error('no timer');
       things.remove(timer.id);
       return { result: OK, note: timer.label };
@@ -89,13 +92,18 @@ export function handlers({ things, now, findZone, random }) {
     },
     list_events({ day }) {
       const range = day ? resolveDay(day, now()) : undefined;
-      const events = things.all('event')
+      const events = things
+        .all('event')
         .filter((e) => (range ? within(e, range) : e.repeat || /** @type {string} */ (e.date) >= isoDay(now())))
         .map((/** @type {any} */ e) => ({ ...e, key: `${firstDay(e, range?.start ?? now())} ${e.time ?? ''}` }))
         .sort((a, b) => a.key.localeCompare(b.key));
       // The day is part of the text only where the question left it open.
       const single = range && range.end.getTime() - range.start.getTime() <= 90_000_000;
-      return { result: { events: events.map((e) => [e.time && clock(e.time), e.title, !single && `(${dayPhrase(e, now())})`].filter(Boolean).join(' ')) } };
+      return {
+        result: {
+          events: events.map((e) => [e.time && clock(e.time), e.title, !single && `(${dayPhrase(e, now())})`].filter(Boolean).join(' ')),
+        },
+      };
     },
     cancel_event({ title }) {
       const event = find('event', 'title', title);
@@ -174,6 +182,7 @@ const capital = (/** @type {string} */ s) => s && s[0].toUpperCase() + s.slice(1
 export function randomBelow(below) {
   const limit = Math.floor(2 ** 32 / below) * below;
   const word = new Uint32Array(1);
-  do crypto.getRandomValues(word); while (word[0] >= limit);
+  do crypto.getRandomValues(word);
+  while (word[0] >= limit);
   return word[0] % below;
 }

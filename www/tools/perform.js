@@ -8,13 +8,24 @@
  */
 
 /** What cancels an entry, and what makes another of its kind. @type {Record<string, string>} */
-const REPLACED_BY = { cancel_alarm: 'set_alarm', cancel_timer: 'set_timer', cancel_reminder: 'create_reminder', cancel_event: 'create_event', remove_from_list: 'add_to_list' };
+const REPLACED_BY = {
+  cancel_alarm: 'set_alarm',
+  cancel_timer: 'set_timer',
+  cancel_reminder: 'create_reminder',
+  cancel_event: 'create_event',
+  remove_from_list: 'add_to_list',
+};
 /** The field that says what an entry is for. @type {Record<string, string>} */
 const NAME = { alarm: 'label', timer: 'label', reminder: 'text', event: 'title' };
 /** The error of a cancellation that was taken back. */
 const KEPT = 'kept';
 
-const failed = (/** @type {string} */ error, /** @type {string} */ note = '') => ({ ok: false, result: { ok: false, error }, changes: [], ...(note && { note }) });
+const failed = (/** @type {string} */ error, /** @type {string} */ note = '') => ({
+  ok: false,
+  result: { ok: false, error },
+  changes: [],
+  ...(note && { note }),
+});
 
 /**
  * Checks one call, does it, and says what became of it.
@@ -84,6 +95,8 @@ export function failureText(calls, explains) {
   if (wrong.every((c) => explains(c.name, c.result.error))) return '';
   const why = (/** @type {import('../cards.js').CallState} */ c) => `${c.result.error}${c.note ? ` (${c.note.replace(/\.$/, '')})` : ''}.`;
   const kept = calls.some((c) => c.result?.error === KEPT);
-  const told = wrong.map((c) => (calls.length === 1 || kept ? `Sorry, that did not work: ${why(c)}` : `Sorry, “${c.name.replaceAll('_', ' ')}” did not work: ${why(c)}`));
+  const told = wrong.map((c) =>
+    calls.length === 1 || kept ? `Sorry, that did not work: ${why(c)}` : `Sorry, “${c.name.replaceAll('_', ' ')}” did not work: ${why(c)}`,
+  );
   return [...told, kept && 'The old one was kept.', calls.some((c) => c.ok) && 'The rest is done.'].filter(Boolean).join(' ');
 }

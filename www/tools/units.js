@@ -6,7 +6,16 @@ const UNITS = Object.fromEntries(
   Object.entries({
     length: { m: 1, km: 1000, cm: 0.01, mm: 0.001, mi: 1609.344, ft: 0.3048, in: 0.0254, yd: 0.9144 },
     mass: { kg: 1, g: 0.001, lb: 0.45359237, oz: 0.028349523125, stone: 6.35029318 },
-    volume: { l: 1, ml: 0.001, gal: 3.785411784, quart: 0.946352946, pint: 0.473176473, cup: 0.2365882365, tbsp: 0.01478676478125, tsp: 0.00492892159375 },
+    volume: {
+      l: 1,
+      ml: 0.001,
+      gal: 3.785411784,
+      quart: 0.946352946,
+      pint: 0.473176473,
+      cup: 0.2365882365,
+      tbsp: 0.01478676478125,
+      tsp: 0.00492892159375,
+    },
     speed: { 'km/h': 1, mph: 1.609344 },
     time: { seconds: 1, minutes: 60, hours: 3600, days: 86400, weeks: 604800 },
   }).flatMap(([dimension, units]) => Object.entries(units).map(([name, scale]) => [name, { dimension, scale }])),
