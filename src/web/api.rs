@@ -74,10 +74,12 @@ impl Asked {
         let SourceRequest { source, revision, token, mirrors, cache } = &self.request;
         let token = token.clone();
         let origin = match source {
-            ResolvedSource::Url { url } => Origin::Http(UrlSource::folder(WebHttp, WebHost, url, token, mirrors)?),
+            ResolvedSource::Url { url } => {
+                Origin::Http(Box::new(UrlSource::folder(WebHttp, WebHost, url, token, mirrors)?))
+            }
             ResolvedSource::Hub { id, revision: own } => {
                 let revision = own.as_ref().unwrap_or(revision);
-                Origin::Http(UrlSource::hub(WebHttp, WebHost, HUB, id, revision, token, mirrors)?)
+                Origin::Http(Box::new(UrlSource::hub(WebHttp, WebHost, HUB, id, revision, token, mirrors)?))
             }
             ResolvedSource::Files { .. } => Origin::Files(FilesSource::new(&self.files)?),
         };
@@ -108,7 +110,7 @@ struct WebSource {
 }
 
 enum Origin {
-    Http(UrlSource),
+    Http(Box<UrlSource>),
     Files(FilesSource),
 }
 

@@ -270,8 +270,13 @@ fn string_method(state: &mut State, text: &str, method: &str, args: &[Value]) ->
         "startswith" | "endswith" if args.len() > 1 => {
             let (what, start, end): (&Value, Option<i64>, Option<i64>) = from_args(args)?;
             let within = Value::from(slice(text, start, end).0);
-            return minijinja_contrib::pycompat::unknown_method_callback(state, &within, method, &[what.clone()])
-                .map(Some);
+            return minijinja_contrib::pycompat::unknown_method_callback(
+                state,
+                &within,
+                method,
+                std::slice::from_ref(what),
+            )
+            .map(Some);
         }
         "center" | "ljust" | "rjust" => {
             let (width, fill): (i64, Option<char>) = from_args(args)?;
@@ -299,7 +304,7 @@ fn string_method(state: &mut State, text: &str, method: &str, args: &[Value]) ->
         }
         "isdecimal" => {
             let () = from_args(args)?;
-            (!text.is_empty() && text.chars().all(|c| c.is_numeric() && c.to_digit(10).is_some())).into()
+            (!text.is_empty() && text.chars().all(|c| c.is_ascii_digit())).into()
         }
         "isidentifier" => {
             let () = from_args(args)?;

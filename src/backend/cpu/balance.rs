@@ -139,7 +139,7 @@ mod tests {
             let (mut balance, _) = balance(count);
             // A fifth of each pass is imbalance; one pass in forty is held up for long.
             assert!((0..4000).all(|i| {
-                let stall = if i % 40 == 39 { 100 * MS } else { 0 * MS };
+                let stall = if i % 40 == 39 { 100 * MS } else { Duration::ZERO };
                 !balance.loses(10 * MS + stall, 2 * MS + stall)
             }));
         }
@@ -185,8 +185,8 @@ mod tests {
         let mut stretch = Stretch::default();
         assert_eq!(stretch.speedup(2), 0.0);
         // Half a millisecond of work each: alone 5 ms for the leader, 10 for both.
-        (0..9).for_each(|_| stretch.add(MS / 2, 0 * MS));
-        stretch.add(5 * MS + MS / 2, 0 * MS);
+        (0..9).for_each(|_| stretch.add(MS / 2, Duration::ZERO));
+        stretch.add(5 * MS + MS / 2, Duration::ZERO);
         assert!((stretch.speedup(2) - 1.0).abs() < 1e-9);
         stretch.add(10 * MS + MS / 2, 10 * MS);
         assert!((stretch.speedup(2) - 11.0 / 20.5).abs() < 1e-9);

@@ -51,12 +51,16 @@ fn refused(what: impl std::fmt::Display) -> Error {
     broken(format!("{what} is not supported"))
 }
 
-/// Text, score and type (the file's number) of every piece of a `tokenizer.model`, and whether a space is put before a text.
+/// Text, score and type (the file's number) of a piece.
+#[cfg(not(target_arch = "wasm32"))]
+pub type ScoredPiece = (String, f32, i32);
+
+/// Every piece of a `tokenizer.model`, and whether a space is put before a text.
 ///
 /// # Errors
 /// As for reading it as a tokenizer.
 #[cfg(not(target_arch = "wasm32"))]
-pub fn pieces(bytes: &[u8]) -> Result<(Vec<(String, f32, i32)>, bool)> {
+pub fn pieces(bytes: &[u8]) -> Result<(Vec<ScoredPiece>, bool)> {
     let file = SentencePiece::parse(bytes)?;
     let pieces = file.pieces.into_iter().map(|piece| {
         let kind = match piece.kind {

@@ -270,7 +270,7 @@ impl Inputs {
     pub fn prepare(&mut self) {
         if self.tokens() == 1 {
             if self.grouped {
-                self.to_integers();
+                self.round();
             }
             return;
         }
@@ -283,7 +283,7 @@ impl Inputs {
     }
 
     /// x = step * integers, the largest of each group at +-[`MOST`].
-    fn to_integers(&mut self) {
+    fn round(&mut self) {
         self.integers.clear();
         self.columns.clear();
         self.steps.clear();

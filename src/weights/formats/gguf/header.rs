@@ -306,7 +306,9 @@ impl<'a> Cursor<'a> {
                     self.text(key)?;
                 }
             }
-            _ => drop(self.take(total, key)?),
+            _ => {
+                self.take(total, key)?;
+            }
         }
         let bytes = start..self.at;
         self.check_bools(kind, &bytes, key)?;

@@ -462,8 +462,14 @@ fn convert(
 
 pub(super) fn encode_values(name: &str, dtype: Dtype, values: &[f32], out: &mut Vec<u8>) -> Result<()> {
     let block = match dtype {
-        Dtype::F32 => return Ok(out.extend(values.iter().flat_map(|x| x.to_le_bytes()))),
-        Dtype::Bf16 => return Ok(out.extend(values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()))),
+        Dtype::F32 => {
+            out.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+            return Ok(());
+        }
+        Dtype::Bf16 => {
+            out.extend(values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()));
+            return Ok(());
+        }
         Dtype::F16 => {
             for &value in values {
                 let half = f16::from_f32(value);
