@@ -12,7 +12,7 @@ export function h(tag, props = {}, ...children) {
     if (name === 'class') el.className = value;
     else if (name.startsWith('on')) el.addEventListener(name.slice(2), value);
     else if (name.includes('-') || name === 'role' || name === 'for' || !(name in el)) el.setAttribute(name, value === true ? '' : value);
-    /** @type {any} */ else el[name] = value;
+    else Object.assign(el, { [name]: value });
   }
   el.append(...children.filter((c) => c !== undefined && c !== null && c !== false).map((c) => /** @type {Node | string} */ (c)));
   return el;

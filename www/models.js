@@ -15,6 +15,7 @@ export const DEMO = { kind: 'demo', name: 'Demo assistant', value: 'models/demo/
 const forLoad = ({ dtype, ...rest }) => (dtype === 'auto' ? rest : { ...rest, dtype });
 
 const WAITING = 'Another tab is downloading this model; this one waits and then reads what is stored.';
+/** @type {Record<string, string>} */
 const PHASES = {
   check: 'Checking the files',
   download: 'Downloading',
@@ -135,8 +136,7 @@ export function progressView(models) {
     if (!pending) return;
     const moving = state === 'loading';
     const total = p?.totalBytes || 0;
-    const label =
-      state === 'failed' ? 'Could not load' : state === 'paused' ? 'Paused' : /** @type {any} */ (PHASES[p?.phase] ?? 'Starting');
+    const label = state === 'failed' ? 'Could not load' : state === 'paused' ? 'Paused' : (PHASES[p?.phase ?? ''] ?? 'Starting');
     title.textContent = `${label}: ${pending.name}`;
     if (moving && label !== phase) announce(`${label}: ${pending.name}`);
     phase = label;

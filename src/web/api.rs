@@ -1,7 +1,7 @@
 //! Thin glue between [`crate::engine`] and the worker of `js/`, which owns one [`Engine`] and makes one call at a time.
 //!
 //! Requests and results are plain JavaScript objects, whose types [`crate::protocol`] gives to TypeScript; conversations come as JSON
-//! text, whose key order and numbers survive. Errors are thrown as [`Thrown`].
+//! text, whose key order and numbers survive. Errors are thrown as [`crate::protocol::Thrown`].
 
 use super::bytes::JsBytes;
 use super::exchange;

@@ -138,7 +138,7 @@ impl Rank {
         self.team.count
     }
 
-    /// Whether [`part`](Self::part) is possible without [`Command::Collect`].
+    /// Whether [`part`](Self::part) is possible without `Command::Collect`.
     pub fn whole(&self) -> bool {
         self.whole
     }
@@ -167,7 +167,7 @@ impl Rank {
         }
     }
 
-    /// Room for every row of every matrix, which [`Command::Collect`] then fills, one after the other.
+    /// Room for every row of every matrix, which `Command::Collect` then fills, one after the other.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]; nothing has changed then.

@@ -1,4 +1,4 @@
-//! 8-bit weights ([`crate::backend::q8`]): word r of a block holds four columns of row r, the first in its lowest byte.
+//! 8-bit weights ([`crate::packed::q8`]): word r of a block holds four columns of row r, the first in its lowest byte.
 //!
 //! One row of x becomes 15-bit integers with a step for each group (error at most 1/32766 of the group's largest, far below
 //! that of the weights), so that a group's products and their sum are exact integers. What follows is added with two roundings
