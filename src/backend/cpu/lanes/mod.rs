@@ -6,8 +6,8 @@
 //! | `vector` + `simd128` | wasm SIMD | two roundings |
 //! | `vector` + `relaxed` | wasm relaxed SIMD | one rounding where the CPU has FMA, else two |
 //!
-//! The relaxed 8-bit dot products take the codes of 4-bit weights, two of them for activations of 15 bits. Weights of 8 bits
-//! would take three, since their second operand has 7 bits; the plain 16-bit ones are exact and already wait for memory.
+//! The relaxed 8-bit dot products are left out: their second operand has 7 bits, so activations would take two or three of them, and
+//! for 4-bit codes their sums were not the exact ones in Node 20. The plain 16-bit products are exact.
 
 #[cfg(not(target_feature = "simd128"))]
 mod scalar;
